@@ -56,14 +56,18 @@ def test_crash_of_a_program_does_not_skip_other_files(monkeypatch, tmp_path):
             pass
 
     monkeypatch.setattr(compare.subprocess, "Popen", Process)
+    monkeypatch.setattr(compare, "_version", lambda client: "9.8")
     for name in ("images.npy", "a", "b", "c"):
         (tmp_path / name).write_text(name)
     answers = compare.ask("OpenCV", tmp_path, ["a", "b", "c"], tmp_path / "kept.json")
     assert started == [["a", "b", "c"], ["c"]]
     assert compare.ask("OpenCV", tmp_path, ["a", "b", "c"], tmp_path / "kept.json") == answers
-    assert len(started) == 2  # Results are cached until a file changes.
+    assert len(started) == 2  # Results are cached until a file or a version changes.
     (tmp_path / "b").write_text("written anew")
     assert compare.ask("OpenCV", tmp_path, ["a", "b", "c"], tmp_path / "kept.json") == answers
     assert started[2:] == [["b"]]
+    monkeypatch.setattr(compare, "_version", lambda client: "9.9")
+    assert compare.ask("OpenCV", tmp_path, ["a", "b", "c"], tmp_path / "kept.json") == answers
+    assert started[3:] == [["a", "b", "c"], ["c"]]
     assert answers["a"] == {"same": 1, "images": 1}
     assert answers["b"] == answers["c"] == {"refused": "ends the process (-11)"}

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from harness import slow_after
 from keras import layers, ops
+from mobile_networks import convert
 from random_networks import images
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
@@ -138,6 +139,25 @@ def test_lambda_of_supported_functions(tmp_path):
     path = tmp_path / "net.tflite"
     assert export_tflite(model, path, "int8", representative_data=PIXELS).fallback_layers == ()
     assert "DEQUANTIZE" not in operators(path)
+
+
+# Functions of a sequence `(36, 4)`, by name.
+ATTENTION = {
+    "multi head": lambda x: layers.MultiHeadAttention(2, 4, bias_initializer="random_normal")(x, x),
+    "with dropout": lambda x: layers.MultiHeadAttention(2, 3, 5, dropout=0.1)(x[:, :9], ops.tanh(x)),
+    "additive": lambda x: layers.AdditiveAttention()([x, ops.relu(x)]),
+    "constant in a layer": lambda x: layers.Add()([x, np.linspace(-1, 1, 4, dtype="float32")[None, None]]),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_runs_in_integers(name):
+    model = stem(lambda x: ATTENTION[name](layers.Reshape((36, 4))(x)))
+    data = convert(model, PIXELS, quantization="int8", input_type="float32", output_type="float32")
+    assert [each for each, *_ in file.operators(file.parse(data))].count("DEQUANTIZE") == 1  # Of the output.
+    interpreter, right = file.open_bytes(data, "The file"), np.asarray(model(PIXELS))
+    (result,) = file.run_images(interpreter, PIXELS, [interpreter.get_output_details()[0]["index"]])
+    assert np.linalg.norm(result - right) < 0.05 * np.linalg.norm(right)
 
 
 class Counting(layers.Layer):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
+from mobile_networks import convert
 from random_networks import SymmetricConv2D, images
 
 from keras_sharenets import mobile
@@ -39,13 +40,13 @@ CASES = {
     "two inputs": lambda y: ops.power(y + 1, 0.5 * y),
     "integers": lambda y: ops.where(ops.greater(y, 0.5), y, -y),
     "several outputs": lambda y: ops.stack(ops.unstack(y, axis=2)[::-1], axis=2),
-    "kernel": lambda y: layers.EinsumDense("bhwc,cd->bhwd", (8, 8, 4), name="odd")(y),
-    "constant": lambda y: y + ops.ones_like(y),
+    "kernel": lambda y: layers.EinsumDense("bhwc,wcd->bhwd", (8, 8, 4), name="odd")(y),
+    "constant": lambda y: layers.Conv2D(4, 1)(ops.concatenate([y + ops.ones_like(y), ops.zeros_like(y)])),
     "loop": lambda y: layers.Reshape((8, 8, 4))(
         layers.LSTM(32, return_sequences=True, name="odd")(layers.Reshape((8, 32))(y))
     ),
     "attention": lambda y: layers.Reshape((8, 8, 4))(
-        layers.MultiHeadAttention(2, 4, name="odd")(layers.Reshape((64, 4))(y), layers.Reshape((64, 4))(y))
+        layers.GroupQueryAttention(4, 2, 1, name="odd")(layers.Reshape((64, 4))(y), layers.Reshape((64, 4))(y))
     ),
 }
 
@@ -105,6 +106,16 @@ def test_other_layers_keep_sharing_and_quantization(tmp_path):
     assert shapes.count(((4, 3, 3, 4), "float32")) == 1
     casts = [name for name, *_ in file.operators(file.parse(path.read_bytes())) if name in ("QUANTIZE", "DEQUANTIZE")]
     assert casts.count("DEQUANTIZE") >= 1
+
+
+def test_float_output_of_a_converted_layer_is_not_rounded():
+    inputs = keras.Input((8, 4))
+    model, given = keras.Model(inputs, ops.cumsum(inputs, axis=1)), PIXELS[:4, :, :4, 0]
+    data = convert(model, given, quantization="int8", output_type="float32")
+    assert [name for name, *_ in file.operators(file.parse(data))][-1] == "CUMSUM"
+    (end,) = (interpreter := file.open_bytes(data, "The file")).get_output_details()
+    (result,) = file.run_examples(interpreter, (given,), [end["index"]])
+    np.testing.assert_allclose(result, model(given), atol=4 * 0.5)  # The rounding of eight inputs.
 
 
 def test_two_calls_of_a_converted_layer_share_its_constants(tmp_path):

@@ -66,10 +66,15 @@ def test_normalization_is_folded(groups, use_bias):
     assert_close(run(graph, images), np.asarray(model(images)), 1e-5)
 
 
-def test_normalization_of_a_repeated_part_is_not_folded():
+@pytest.mark.parametrize(
+    "second",
+    [lambda part: part, lambda part: keras.layers.Conv2D(2, 1)(keras.layers.Concatenate()([part, part]))],
+    ids=["concatenated twice", "read twice by the next part"],
+)
+def test_normalization_of_a_repeated_part_is_not_folded(second):
     inputs, norm = keras.Input((4, 4, 3)), keras.layers.BatchNormalization()
     part = keras.layers.Conv2D(2, 1)(inputs)
-    model = keras.Model(inputs, norm(keras.layers.Concatenate()([part, part])))
+    model = keras.Model(inputs, norm(keras.layers.Concatenate()([part, second(part)])))
     norm.set_weights([pseudo_random((4,), seed=place) ** 2 + 1 for place in range(4)])
     images = pseudo_random((3, 4, 4, 3))
     assert_close(run(fold_chain_normalization(lowered_graph(model)), images), np.asarray(model(images)), 1e-5)
@@ -102,9 +107,9 @@ def test_groups_are_stacked_without_a_permutation(groups):
         np.testing.assert_array_equal(values[operation.output.number], images[..., group::groups])
 
 
-def shuffled(read):
+def shuffled(read, shape=(4, 5, 16)):
     """A network that applies `read` to the strided shuffle of an image into 4 groups."""
-    inputs = keras.Input((4, 5, 16))
+    inputs = keras.Input(shape)
     return keras.Model(inputs, keras.layers.Flatten()(read(ksn.layers.StridedChannelShuffle(4)(inputs))))
 
 
@@ -123,6 +128,14 @@ def test_other_slices_are_not_stacked(read):
     graph = stack_groups(lowered_graph(model))
     assert "stack" not in kinds(graph)
     np.testing.assert_array_equal(run(graph, images), np.asarray(model(images)))
+
+
+@pytest.mark.parametrize("shape", [(16,), (5, 16)])
+def test_groups_of_vectors_and_sequences_are_not_stacked(shape):
+    model = shuffled(lambda x: sum(ksn.layers.ChannelSlice(4 * i, 4 * i + 4)(x) * i for i in range(4)), shape)
+    graph, images = stack_groups(lowered_graph(model)), pseudo_random((2, *shape))
+    assert "stack" not in kinds(graph)
+    assert_close(run(graph, images), np.asarray(model(images)), 1e-6)
 
 
 def concat_network(filters=4, widths=(3, 3), strides=1, uses=1, relu=True, also=False, kernel_size=1):

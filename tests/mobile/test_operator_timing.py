@@ -1,6 +1,10 @@
 import json
 
+import keras
+import numpy as np
 import pytest
+from keras import layers
+from mobile_networks import convert
 
 import keras_sharenets as ksn
 from keras_sharenets import cli
@@ -60,3 +64,16 @@ def test_bad_arguments(tmp_path, tflite_files):
         benchmark.operator_times(tmp_path / "no.tflite")
     with pytest.raises(ValueError, match=r"`repetitions` \(=0\)"):
         benchmark.operator_times(tflite_files[None][0], repetitions=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer"),
+    [((3,), lambda: layers.Embedding(7, 4)), ((3, 4), lambda: layers.LSTM(4))],
+    ids=["an index outside its table", "a loop"],
+)
+def test_file_that_does_not_take_any_numbers_or_has_subgraphs(tmp_path, shape, layer):
+    inputs, path = keras.Input(shape), tmp_path / "net.tflite"
+    path.write_bytes(convert(keras.Model(inputs, layer()(inputs)), np.ones((2, *shape), "float32")))
+    assert benchmark.compare_tflite([path], repetitions=1, warmup=0)[0].median_ms > 0
+    counts = file.operator_counts(file.parse(path.read_bytes()))
+    assert {entry.name: entry.count for entry in benchmark.operator_times(path, repetitions=1)} == counts

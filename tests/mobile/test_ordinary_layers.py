@@ -88,6 +88,7 @@ def standard_layers():
         "permute": layers.Permute((2, 1, 3)),
         "permute_channels": layers.Permute((3, 1, 2)),
         "layer_normalization_of_image": layers.LayerNormalization(axis=(1, 2, 3), gamma_initializer=SLOPES),
+        "softmax_of_rows": layers.Softmax(axis=1),
         "layer_normalization_of_rows": layers.LayerNormalization(axis=1, beta_initializer=SLOPES, scale=False),
         "rms_normalization": layers.RMSNormalization(),
         "layer_normalization": layers.LayerNormalization(beta_initializer="ones"),
@@ -104,6 +105,10 @@ def standard_layers():
         "largest_of_channels": lambda x: ops.amax(x, axis=-1),
         "largest_of_rows": lambda x: ops.max(x, axis=1, keepdims=True),
         "mean_of_all": lambda x: ops.mean(x, axis=(1, 2, 3)),
+        "smallest_of_rows": lambda x: ops.min(x, axis=1, keepdims=True),
+        "smallest_of_channels": lambda x: ops.amin(x, axis=-1),
+        "variance": lambda x: ops.var(x, axis=(1, 2)),
+        "deviation": lambda x: ops.std(x, axis=-1, keepdims=True),
         "sum_of_channels": lambda x: ops.sum(x, axis=3, keepdims=True),
         "sum_of_rows": lambda x: ops.sum(x, axis=1),
         "unit_vector": lambda x: layers.UnitNormalization()(layers.Flatten()(x)),
@@ -155,6 +160,14 @@ def standard_layers():
         "squeezed": lambda x: ops.squeeze(ops.expand_dims(x, 1), 1),
         "cast": lambda x: ops.cast(ops.relu(x), "float32"),
         "clipped": lambda x: ops.clip(x, -0.5, 1.5),
+        "clipped_far_above": lambda x: ops.clip(normalized(x), -1.0, 1e6),
+        "flipped": lambda x: ops.flip(x, (1, -1)),
+        "tiled": lambda x: ops.tile(x, (1, 2, 1, 3)),
+        "product": lambda x: ops.matmul(x, ops.swapaxes(x, -1, -2)),
+        "product_of_outer_axes": lambda x: ops.einsum("aecd,abcd->acbe", x, ops.relu(x)),
+        "einsum_dense": layers.EinsumDense("bhwc,cde->bdwhe", (5, 6, 6, 2), bias_axes="de", bias_initializer=SLOPES),
+        "einsum_dense_of_two": layers.EinsumDense("bhwc,hcd->bdw", (5, 6), activation="relu"),
+        "einsum_dense_vector": layers.EinsumDense("...hwc,hwcd->...d", 7, bias_axes="d", bias_initializer=SLOPES),
         "split_rows": lambda x: ops.add(*ops.split(normalized(x), 2, axis=1)),
         "split_channels": lambda x: ops.split(x, [1, 3], axis=-1)[1],
         "split_vector": lambda x: ops.multiply(*ops.split(layers.Flatten()(x), 2, axis=-1)),
@@ -219,8 +232,33 @@ def test_l2_normalization_operator_is_used_in_int8_only():
     assert "L2_NORMALIZATION" in operators["int8"]
     assert {"MUL", "MEAN", "RSQRT"} <= operators[None]
     assert "L2_NORMALIZATION" not in operators[None]
-    (zeros,) = outputs_of(convert(model), np.zeros((1, *SHAPE), "float32"))
-    assert not zeros.any()
+    for quantization in (None, "float16"):  # The bound of the norm is below the smallest number of float16.
+        (zeros,) = outputs_of(convert(model, quantization=quantization), np.zeros((1, *SHAPE), "float32"))
+        assert not zeros.any()
+
+
+def test_float16_constants_stay_finite():
+    inputs = keras.Input((4,))
+    model, ones = keras.Model(inputs, layers.Rescaling(1e6)(inputs)), np.ones((1, 4), "float32")
+    (result,) = outputs_of(convert(model, quantization="float16"), ones)
+    np.testing.assert_allclose(result, 1e6 * ones)
+
+
+def test_layer_normalization_shared_by_ranks():
+    norm = layers.LayerNormalization(axis=[1, 2], gamma_initializer=SLOPES)
+    inputs = keras.Input((4, 3))
+    model = keras.Model(inputs, [norm(inputs), norm(layers.Reshape((4, 3, 1))(inputs))])
+    given = np.random.default_rng(0).normal(size=(3, 4, 3)).astype("float32")
+    for result, right in zip(outputs_of(convert(model), given), model(given), strict=True):
+        np.testing.assert_allclose(result, right, atol=1e-5)
+
+
+def test_value_with_fixed_scale_is_requantized_for_each_concatenation():
+    inputs = keras.Input(SHAPE)
+    scores = ops.sigmoid(inputs)
+    model = keras.Model(inputs, [layers.Reshape((36, 4))(scores), layers.Concatenate()([scores, 50 * inputs])])
+    result, _ = outputs_of(convert(model, pixels(16), quantization="int8"), pixels(4))
+    assert np.abs(result - model(pixels(4))[0]).max() < 0.01
 
 
 @pytest.mark.slow
@@ -238,6 +276,9 @@ def test_layer(name, tmp_path):
         (layers.Resizing(4, 4, crop_to_aspect_ratio=True, name="own"), r"has `crop_to_aspect_ratio` \(=True\)"),
         (layers.Resizing(4, 4, antialias=True, name="own"), r"has `antialias` \(=True\)"),
         (layers.CenterCrop(8, 8, name="own"), "'own', a CenterCrop, resizes images that are smaller"),
+        (layers.Softmax((1, 2), name="own"), r"'own', a Softmax, has `axis` \(=\(1, 2\)\)"),
+        (layers.EinsumDense("bhwc,hcd->bhd", (6, 5), name="own"), "'own', an EinsumDense, .* not a product"),
+        (layers.EinsumDense("bhwc,wcd->bhwd", (6, 6, 5), name="own"), "'own', an EinsumDense, .* varies along"),
         (layers.UnitNormalization(1, name="own"), r"'own', a UnitNormalization, has `axis` \(=1\)"),
         (layers.Conv2DTranspose(4, 3, dilation_rate=2, name="own"), r"has `dilation_rate` \(=\(2, 2\)\)"),
         (layers.RMSNormalization(axis=1, name="own"), r"'own', a RMSNormalization, has `axis` \(=\[1\]\)"),

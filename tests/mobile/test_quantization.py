@@ -3,11 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from mobile_networks import operators_and_types
+from keras import ops
+from mobile_networks import convert, operators_and_types
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
 from keras_sharenets.mobile.graph.quantization import _value_quantization, filter_limits
-from keras_sharenets.mobile.inspect.file import open_tflite, run_images
+from keras_sharenets.mobile.graph.rounding_error import rounding_error
+from keras_sharenets.mobile.inspect.file import open_bytes, open_tflite, run_images
 
 RANGES = [(0.0, 6.0), (-3.0, 0.0), (-1.0, 2.0), (-0.1, 25.4), (-128.0, 127.0), (-1.0, 1.0), (-2.1, 1.9), (-0.303, 2.0)]
 
@@ -135,3 +137,19 @@ def test_limits_of_pruned_and_clustered_kernels():
     np.testing.assert_allclose(filter_limits(kernel, "conv"), np.abs(kernel).max((0, 1, 2)), rtol=1e-6)
     clustered = np.sign(kernel) * np.geomspace(0.01, 1, 8)
     np.testing.assert_array_equal(filter_limits(clustered, "conv"), np.ones(8))
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1e6)], ids=["far inside the values", "far outside"])
+def test_bounds_do_not_determine_the_scale(bounds):
+    """A convolution may be clipped to the result's range, and a bound outside the values does not matter."""
+    inputs = keras.Input((4, 4, 1))
+    convolution = keras.layers.Conv2D(
+        1, 1, kernel_initializer="ones", bias_initializer=keras.initializers.Constant(0.3)
+    )
+    model = keras.Model(inputs, ops.clip(convolution(inputs), *bounds))
+    images = np.arange(-80.0, 176, 16, dtype="float32").reshape(1, 4, 4, 1) / (20 if bounds[1] == 1 else 100)
+    quantized = []
+    interpreter = open_bytes(convert(model, images, quantization="int8", on_graph=quantized.append), "The file")
+    (result,) = run_images(interpreter, images, [interpreter.get_output_details()[0]["index"]])
+    np.testing.assert_allclose(result, np.clip(images + 0.3, *bounds), atol=0.01)
+    assert rounding_error(quantized[0], (images,)).layers.get(convolution.name, 0) < 0.02

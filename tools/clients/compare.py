@@ -78,10 +78,11 @@ def try_files(client: str, folder: pathlib.Path, names: list[str]) -> None:
 def ask(client: str, folder: pathlib.Path, names: list[str], kept: pathlib.Path) -> dict[str, dict]:
     """`{file: answer}` of a program. If a file ends the process, its answer says so, and the other files go on.
 
-    Each answer is written to `kept` as it arrives, with a checksum of the file and the images. Answers for the same
-    file and images are reused.
+    Each answer is written to `kept` as it arrives, with a checksum of the file, the images, and the versions of the
+    program and of the interpreter that it is compared with. Answers for the same of all are reused.
     """
-    sums = {name: _checksum(folder / "images.npy", folder / name) for name in names}
+    versions = f"{_version(client)}, {_version(_REFERENCE)}"
+    sums = {name: _checksum(versions, folder / "images.npy", folder / name) for name in names}
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     answers: dict[str, dict] = {
         name: found[name]["answer"] for name in names if found.get(name, {}).get("checksum") == sums[name]
@@ -113,8 +114,8 @@ def ask(client: str, folder: pathlib.Path, names: list[str], kept: pathlib.Path)
     return answers
 
 
-def _checksum(*paths):
-    return zlib.crc32(b"".join(path.read_bytes() for path in paths))
+def _checksum(versions, *paths):
+    return zlib.crc32(b"".join([versions.encode(), *(path.read_bytes() for path in paths)]))
 
 
 def cell(answers: list[dict]) -> str:

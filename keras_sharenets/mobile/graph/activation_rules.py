@@ -29,6 +29,7 @@ from keras_sharenets.mobile.graph.steps import (
     operation_class,
     pairwise,
     scaled,
+    transposed,
     unary,
 )
 
@@ -214,8 +215,16 @@ def _gelu(graph, layer, call, x, shape):
 
 @lowers(layers.Softmax, operation_class(ops.softmax), reads="axis")
 def _softmax(graph, layer, call, x, shape):
-    check_last(layer, call.path, layer.axis, x[0], "softmax")
-    return graph.add("softmax", layer.name, x, shape)
+    """Along the last axis, with which another one is exchanged before and after."""
+    rank = len(shape)
+    if not isinstance(layer.axis, int) or layer.axis % rank == 0:
+        check_last(layer, call.path, layer.axis, x[0], "softmax")
+    order = list(range(rank))
+    axis = layer.axis % rank if isinstance(layer.axis, int) else rank - 1
+    order[axis], order[-1] = order[-1], order[axis]
+    y = transposed(graph, layer, x[0], order)
+    y = graph.add("softmax", layer.name, [y], y.shape)
+    return transposed(graph, layer, y, order)
 
 
 def _operation(function: _Function):

@@ -16,7 +16,7 @@ from typing import Any
 
 import keras
 
-from keras_sharenets.analysis.graph import Call, Graph, trace
+from keras_sharenets.analysis.graph import Call, Graph, Tensor, trace
 from keras_sharenets.layers.whitening import Whitening
 from keras_sharenets.mobile.graph.rules import call_keras
 
@@ -54,7 +54,7 @@ def _traced(layer, call):
         # The scope discards updates of the layer's variables.
         with keras.StatelessScope(), _symbols_beside_variables():
             outputs = call_keras(call, symbols, layer, inside=True)
-            graph = trace(keras.Model(symbols, outputs))
+            graph = _with_known_shapes(trace(keras.Model(symbols, outputs)))
     # A layer that is not a composition may raise any exception for symbolic tensors.
     except Exception:
         return None
@@ -66,6 +66,27 @@ def _traced(layer, call):
         for part in graph.calls
     )
     return dataclasses.replace(graph, calls=calls)
+
+
+def _with_known_shapes(graph: Graph) -> Graph:
+    """The graph with the shapes that its calls have for zeros, if Keras leaves some unknown, as for `EinsumDense`."""
+    if all(None not in tensor.shape[1:] for call in graph.calls for tensor in call.outputs):
+        return graph
+    known = {tensor.number: tensor for tensor in graph.inputs}
+    values = {tensor.number: keras.ops.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in graph.inputs}
+    calls = []
+    for call in graph.calls:
+        results = call_keras(call, [values[tensor.number] for tensor in call.inputs])
+        for tensor, result in zip(call.outputs, results, strict=True):
+            values[tensor.number] = result
+            known[tensor.number] = dataclasses.replace(tensor, shape=(tensor.shape[0], *result.shape[1:]))
+        given = keras.tree.map_structure(
+            lambda argument: known[argument.number] if isinstance(argument, Tensor) else argument,
+            (call.args, call.kwargs),
+        )
+        outputs = tuple(known[tensor.number] for tensor in call.outputs)
+        calls.append(dataclasses.replace(call, args=given[0], kwargs=given[1], outputs=outputs))
+    return Graph(graph.inputs, tuple(calls), tuple(known[tensor.number] for tensor in graph.outputs))
 
 
 @contextlib.contextmanager

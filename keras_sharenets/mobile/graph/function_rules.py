@@ -17,6 +17,7 @@ from keras_sharenets._types import Shape
 from keras_sharenets.analysis.graph import Call, Tensor
 from keras_sharenets.mobile.graph.inference_graph import Value
 from keras_sharenets.mobile.graph.keras_rules import linear, matrix_product, window
+from keras_sharenets.mobile.graph.product_rules import product_of_two
 from keras_sharenets.mobile.graph.rules import GraphBuilder, lowers, refuse
 from keras_sharenets.mobile.graph.steps import array, unnamed_class
 
@@ -49,8 +50,15 @@ lowers(unnamed_class(ops.depthwise_conv, "DepthwiseConv"), reads="strides paddin
 )
 
 
-@lowers(unnamed_class(ops.matmul, "Matmul"), unnamed_class(ops.dot, "Dot"))
+@lowers(unnamed_class(ops.dot, "Dot"))
 def _product(graph: GraphBuilder, operation: Any, call: Call, x: Sequence[Value], shape: Shape) -> Value:
     numbers = _kernel(operation, call, rank=2)
     kernel = graph.equal_constant(operation, numbers if len(x[0].shape) == 2 else numbers[None, None])
     return matrix_product(graph, operation, call, x, shape, kernel)
+
+
+@lowers(unnamed_class(ops.matmul, "Matmul"))
+def _matmul(graph: GraphBuilder, operation: Any, call: Call, x: Sequence[Value], shape: Shape) -> Value:
+    """A product with a constant matrix, or of two tensors."""
+    rule = _product if len(x) == 1 else product_of_two
+    return rule(graph, operation, call, x, shape)

@@ -72,7 +72,7 @@ def _links(part, concat, readers, rewritable):
         behind = readers.get(reader.output.number, ())
         if reader.kind != "concat" or len(behind) != 1 or not _convolves(behind[0], rewritable):
             return None
-        if not _pointwise(behind[0]):
+        if not _pointwise(behind[0]) or reader.inputs.count(part) > 1:
             return None
         before = itertools.takewhile(lambda value: value != part, reader.inputs)
         links.append((behind[0].output.number, sum(value.shape[-1] for value in before)))
@@ -112,7 +112,8 @@ def stack_groups(graph: InferenceGraph) -> InferenceGraph:
         groups = readers.get(operation.output.number, [])
         if all(reader.kind == "slice" for reader in groups):
             groups = sorted(groups, key=lambda reader: reader.attributes["start"])
-        if operation.kind == "permute" and _are_groups(groups, operation.attributes["indices"]):
+        images = operation.kind == "permute" and len(operation.output.shape) == 4
+        if images and _are_groups(groups, operation.attributes["indices"]):
             steps = _stacked(operation, len(groups), number)
             operations += steps
             number += len(steps) - 1

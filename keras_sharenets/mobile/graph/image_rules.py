@@ -7,7 +7,16 @@ import math
 from keras import layers, ops
 
 from keras_sharenets.mobile.graph.rules import lowers, refuse
-from keras_sharenets.mobile.graph.steps import operation_class, pad, pair, scaled, unnamed_class
+from keras_sharenets.mobile.graph.steps import (
+    operation_class,
+    pad,
+    pair,
+    pairwise,
+    reshaped,
+    scaled,
+    unary,
+    unnamed_class,
+)
 
 
 @lowers(layers.ZeroPadding2D, reads="padding")
@@ -53,6 +62,22 @@ lowers(layers.GlobalAveragePooling2D, operation_class(ops.mean), reads="axis kee
 lowers(layers.GlobalMaxPooling2D, operation_class(ops.max), operation_class(ops.amax), reads="axis keepdims")(
     _reduced("max")
 )
+lowers(operation_class(ops.min), operation_class(ops.amin), reads="axis keepdims")(_reduced("min"))
+
+
+@lowers(operation_class(ops.var), reads="axis keepdims")
+def _variance(graph, layer, call, x, shape):
+    """The mean of the squared differences from the mean."""
+    mean = _reduced("mean")(graph, layer, call, x, shape)
+    axes = graph.operations[-1].attributes["axes"]
+    sides = tuple(1 if axis in axes else side for axis, side in enumerate(x[0].shape))
+    centered = pairwise(graph, "subtract", layer, [x[0], reshaped(graph, layer, mean, sides)])
+    return _reduced("mean")(graph, layer, call, [pairwise(graph, "multiply", layer, [centered] * 2)], shape)
+
+
+@lowers(operation_class(ops.std), reads="axis keepdims")
+def _deviation(graph, layer, call, x, shape):
+    return unary(graph, "sqrt", layer, _variance(graph, layer, call, x, shape))
 
 
 @lowers(operation_class(lambda x: ops.sum(x, axis=-1)), reads="axis keepdims")

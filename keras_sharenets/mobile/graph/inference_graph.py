@@ -69,10 +69,10 @@ class Operation:
             padding, groups, channel_repeats; the kernel is one period of the repeated filters), `"conv_transpose"`
             (strides, padding), `"depthwise"` (strides, padding, dilation), `"dense"`, `"affine"` (only scale and bias),
             `"add"`, `"subtract"`, `"multiply"`, `"divide"`, `"maximum"` and `"minimum"` of two values that broadcast,
-            `"prelu"` of a value and its slopes, `"constant"` (constant) of none, `"concat"` of channels, `"join"`
-            along another axis (axis), `"pad"` (paddings),
-            `"max_pool"` and `"average_pool"` (pool_size, strides, padding), `"mean"` and `"max"` (keepdims and, if it
-            is not over the image, axes), `"resize"` (mode), `"crop"` (start), `"transpose"` (order), `"reshape"`,
+            `"matmul"` of the last two axes of two values, `"prelu"` of a value and its slopes, `"constant"` (constant)
+            of none, `"concat"` of channels, `"join"` along another axis (axis), `"pad"` (paddings), `"max_pool"` and
+            `"average_pool"` (pool_size, strides, padding), `"mean"`, `"max"` and `"min"` (keepdims and, if it is not
+            over the image, axes), `"resize"` (mode), `"crop"` (start), `"transpose"` (order), `"reshape"`,
             `"l2_normalize"` of vectors along the last axis, `"slice"` and `"permute"` of channels (start and, out of a
             stack, row; indices), `"stack"` of the groups of a strided channel shuffle along the batch axis (groups),
             `"identity"`, one of `UNARY` (`"hard_sigmoid"` only in integer files), and `"converted"` (program: result of
@@ -272,7 +272,7 @@ def _reduced(function):
 
 
 def reduced_axes(operation: Operation) -> tuple[int, ...]:
-    """The axes of a `"mean"` or `"max"`: by default height and width."""
+    """The axes of a `"mean"`, `"max"` or `"min"`: by default height and width."""
     return operation.attributes.get("axes", (1, 2))
 
 
@@ -284,6 +284,14 @@ def _conv_transpose(operation, x):
 
 def _resize(operation, x):
     return tf.image.resize(x, operation.output.shape[1:3], operation.attributes["mode"])
+
+
+def _joined(axis_of):
+    def joined(operation, *xs):
+        count = max(x.shape[0] for x in xs)  # A constant is the same for all images.
+        return ops.concatenate([ops.broadcast_to(x, (count, *x.shape[1:])) for x in xs], axis=axis_of(operation))
+
+    return joined
 
 
 def _crop(operation, x):
@@ -321,13 +329,15 @@ _LINEAR = {
     "prelu": lambda operation, x, slopes: ops.maximum(x, 0) + slopes * ops.minimum(x, 0),
     "maximum": lambda operation, x, y: ops.maximum(x, y),
     "minimum": lambda operation, x, y: ops.minimum(x, y),
-    "concat": lambda operation, *xs: ops.concatenate(xs, axis=-1),
-    "join": lambda operation, *xs: ops.concatenate(xs, axis=operation.attributes["axis"]),
+    "concat": _joined(lambda operation: -1),
+    "join": _joined(lambda operation: operation.attributes["axis"]),
     "pad": _pad,
     "max_pool": _pool(ops.max_pool),
     "average_pool": _pool(ops.average_pool),
     "mean": _reduced(ops.mean),
     "max": _reduced(ops.max),
+    "min": _reduced(ops.min),
+    "matmul": lambda operation, x, y: ops.matmul(x, y),
     "reshape": lambda operation, x: ops.reshape(x, (-1, *operation.output.shape[1:])),
     "slice": _slice,
     "stack": _stack,

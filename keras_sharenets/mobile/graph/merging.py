@@ -11,6 +11,8 @@ import numpy as np
 from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, reduced_axes
 from keras_sharenets.mobile.graph.quantization import tied_values
 
+_REDUCTIONS = ("mean", "max", "min")
+
 
 def merge_equal(graph: InferenceGraph) -> InferenceGraph:
     """Merges operations that compute the same from the same values, such as ReLUs at the start of several branches.
@@ -80,7 +82,7 @@ def merge_reshapes(graph: InferenceGraph) -> InferenceGraph:
             return None
         if producer.kind == "reshape":
             return dataclasses.replace(producer, output=reader.output)
-        if producer.kind in ("mean", "max"):
+        if producer.kind in _REDUCTIONS:
             for keepdims in (True, False):
                 if reader.output.shape == _reduced_shape(producer, keepdims):
                     attributes = {**producer.attributes, "keepdims": keepdims}
@@ -103,7 +105,7 @@ def merge_reshapes(graph: InferenceGraph) -> InferenceGraph:
 
 def _as_reshape(operation: Operation) -> Operation:
     """Replaces a mean or maximum of single numbers by a reshape; returns other operations unchanged."""
-    if operation.kind in ("mean", "max") and _reduced_shape(operation, True) == operation.inputs[0].shape:
+    if operation.kind in _REDUCTIONS and _reduced_shape(operation, True) == operation.inputs[0].shape:
         return dataclasses.replace(operation, kind="reshape", attributes={})
     return operation
 

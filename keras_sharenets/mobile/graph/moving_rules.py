@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_sharenets.mobile.graph.rules import call_arguments, lowers, refuse
-from keras_sharenets.mobile.graph.steps import concatenated, constant, operation_class, pairwise
+from keras_sharenets.mobile.graph.steps import concatenated, constant, operation_class, pairwise, reshaped, transposed
 
 
 @lowers(operation_class(lambda x: ops.pad(x, 1)), reads="pad_width mode")
@@ -22,6 +22,10 @@ def _pad(graph, layer, call, x, shape):
         raise refuse(layer, call.path, "does not pad images with zeros, symmetrically, or by reflection.")
     attributes = {"paddings": sides} if layer.mode == "constant" else {"paddings": sides, "mode": layer.mode}
     return graph.add("pad", layer.name, x, shape, attributes=attributes)
+
+
+# Of one axis.
+_MOST_REPEATS = 32
 
 
 def _transposing(order_of):
@@ -96,10 +100,6 @@ def _piece(graph, layer, call, x, ranges):
     return x
 
 
-def _in_shape(graph, layer, x, shape):
-    return x if x.shape[1:] == tuple(shape[1:]) else graph.add("reshape", layer.name, [x], shape)
-
-
 @lowers(operation_class(lambda x: ops.split(x, 2, axis=1)[0]), reads="indices_or_sections axis")
 def _split(graph, layer, call, x, shape):
     axis = layer.axis % len(shape)
@@ -109,7 +109,7 @@ def _split(graph, layer, call, x, shape):
     for output in call.outputs:
         ranges = [range(side) for side in x[0].shape[1:]]
         ranges[axis - 1] = range(start, start + output.shape[axis])
-        pieces.append(_in_shape(graph, layer, _piece(graph, layer, call, x[0], ranges), output.shape))
+        pieces.append(reshaped(graph, layer, _piece(graph, layer, call, x[0], ranges), output.shape))
         start += output.shape[axis]
     return pieces
 
@@ -144,7 +144,7 @@ def _item(graph, layer, call, x, shape):
     if not all(ranges) or ranges[-1].step > 1:
         raise refuse(layer, call.path, "takes other entries than ranges of rows, columns or channels.")
     whole = all(len(taken) == side for taken, side in zip(ranges, sides[1:], strict=True))
-    return _in_shape(graph, layer, x[0] if whole else _piece(graph, layer, call, x[0], ranges), shape)
+    return reshaped(graph, layer, x[0] if whole else _piece(graph, layer, call, x[0], ranges), shape)
 
 
 @lowers(operation_class(lambda *x: ops.stack(x, axis=1), 2), reads="axis")
@@ -154,3 +154,33 @@ def _stacked(graph, layer, call, x, shape):
     sides = tuple(1 if place == axis else side for place, side in enumerate(shape))
     parts = [graph.add("reshape", layer.name, [value], sides) for value in x]
     return concatenated(graph, layer, call, parts, shape, axis)
+
+
+@lowers(operation_class(lambda x: ops.tile(x, 2)), reads="repeats")
+def _tiled(graph, layer, call, x, shape):
+    """Concatenations of a value with itself."""
+    repeats = layer.repeats if isinstance(layer.repeats, (tuple, list)) else (layer.repeats,)
+    repeats = (1,) * (len(shape) - len(repeats)) + tuple(repeats)
+    if len(repeats) != len(x[0].shape) or repeats[0] != 1 or min(repeats) < 1 or max(repeats) > _MOST_REPEATS:
+        raise refuse(layer, call.path, f"has `repeats` (={layer.repeats!r}): up to {_MOST_REPEATS} can be exported.")
+    (y,) = x
+    for axis, count in enumerate(repeats):
+        sides = tuple(side * (count if place == axis else 1) for place, side in enumerate(y.shape))
+        y = concatenated(graph, layer, call, [y] * count, sides, axis) if count > 1 else y
+    return y
+
+
+@lowers(operation_class(lambda x: ops.flip(x, 1)), reads="axis")
+def _flipped(graph, layer, call, x, shape):
+    """A permutation along the last axis, with which others are exchanged before and after."""
+    rank, (y,) = len(shape), x
+    axes = layer.axis if isinstance(layer.axis, (tuple, list)) else (layer.axis,)
+    if None in axes or 0 in [axis % rank for axis in axes]:
+        raise refuse(layer, call.path, "flips the batch.")
+    for axis in axes:
+        order = list(range(rank))
+        order[axis], order[-1] = order[-1], order[axis]
+        y = transposed(graph, layer, y, order)
+        backwards = {"indices": np.arange(y.shape[-1])[::-1]}
+        y = transposed(graph, layer, graph.add("permute", layer.name, [y], y.shape, attributes=backwards), order)
+    return y

@@ -91,7 +91,9 @@ def _layer_normalization(graph, layer, call, x, shape):
     for kind, name in (("multiply", "gamma"), ("add", "beta")):
         weight = getattr(layer, name)
         if weight is not None:
-            numbers = constant(graph, layer, name, lambda weight=weight: array(weight).reshape(sides))
+            # A layer can be called on images and on sequences.
+            key = f"{name} of shape {sides}"
+            numbers = constant(graph, layer, key, lambda weight=weight: array(weight).reshape(sides))
             y = pairwise(graph, kind, layer, [y, numbers])
     return y
 

@@ -16,8 +16,8 @@ from keras_sharenets.mobile.graph.inference_graph import BATCH, Constant, Infere
 Range = tuple[float, float]
 
 # Operations that only move numbers: the integers do not change, so all their values have one scale.
-DATA_MOVEMENT = ("average_pool", "concat", "crop", "join", "max", "max_pool", "maximum", "minimum", "pad", "permute")
-DATA_MOVEMENT += ("reshape", "resize", "slice", "stack", "transpose")
+DATA_MOVEMENT = ("average_pool", "concat", "crop", "join", "max", "max_pool", "maximum", "min", "minimum", "pad")
+DATA_MOVEMENT += ("permute", "reshape", "resize", "slice", "stack", "transpose")
 # Bicubic resizing gives pixel values slightly outside 0 to 255.
 PIXELS = (-32.0, 288.0)
 # XNNPACK's multiplier of a sum of products must be below 256.
@@ -77,7 +77,10 @@ def quantize(
     """
     kernels = {kernel: kernel_quantization(kernel.array, users[0].kind) for kernel, users in graph.uses().items()}
     learned = {number: _as_trained(*limits) for number, limits in _tied(graph, graph.ranges).items()}
-    ranges = {**_tied(graph, measured_ranges(graph, representative_data)), **learned}
+    measured = measured_ranges(graph, representative_data)
+    for number in limited_values(graph):
+        del measured[number]
+    ranges = {**_tied(graph, measured), **learned}
     for value in graph.inputs:
         low, high = ranges[value.number]
         if whole_pixels and are_pixels(low, high):
@@ -118,20 +121,26 @@ def _bias_fits(graph, ranges, kernels):
 
 
 def requantize_fixed(graph: InferenceGraph) -> InferenceGraph:
-    """Requantizes values with a fixed scale, such as probabilities, before operations that only move numbers."""
-    number, replaced, operations = graph.next_number(), {}, []
-    moved = {value.number for o in graph.operations if o.kind in DATA_MOVEMENT for value in o.inputs}
+    """Requantizes values with a fixed scale, such as probabilities, before operations that only move numbers.
+
+    Operations with one input share the result. One with several, which have one scale, has its own.
+    """
+    number, again, operations = graph.next_number(), {}, []
+    fixed = {operation.output.number: operation for operation in graph.operations if operation.kind in FIXED}
     for operation in graph.operations:
         if operation.kind in DATA_MOVEMENT:
-            inputs = tuple(replaced.get(value.number, value) for value in operation.inputs)
-            operation = dataclasses.replace(operation, inputs=inputs)
+            reader, inputs = (None if len(operation.inputs) == 1 else operation), []
+            for value in operation.inputs:
+                maker = fixed.get(value.number)
+                if maker is not None and (value, reader) not in again:
+                    ones = np.ones(value.shape[-1], "float32")
+                    fields = {"use": maker.use, "scale": ones, "bias": 0 * ones}
+                    again[value, reader] = Value(number, value.shape)
+                    operations.append(Operation("affine", maker.name, (value,), again[value, reader], **fields))
+                    number += 1
+                inputs.append(again.get((value, reader), value))
+            operation = dataclasses.replace(operation, inputs=tuple(inputs))
         operations.append(operation)
-        if operation.kind in FIXED and operation.output.number in moved:
-            again = replaced[operation.output.number] = Value(number, operation.output.shape)
-            number += 1
-            vectors = {"scale": np.ones(again.shape[-1], "float32"), "bias": np.zeros(again.shape[-1], "float32")}
-            fields = {"use": operation.use, **vectors}
-            operations.append(Operation("affine", operation.name, (operation.output,), again, **fields))
     return graph.with_operations(operations)
 
 
@@ -176,6 +185,21 @@ def _tied(graph, ranges):
     return {number: wide[root] for number, root in group.items() if root in wide}
 
 
+def limited_values(graph: InferenceGraph) -> set[int]:
+    """The constant bounds of values, and values that only such a bound reads: integers clip both to the result's range.
+
+    Otherwise a bound far outside the values, or a value far outside its bounds, would determine the scale of all.
+    """
+    readers, limited = graph.consumers(), set[int]()
+    made = {operation.output.number: operation for operation in graph.operations}
+    for operation in graph.operations:
+        sources = [made.get(value.number) for value in operation.inputs]
+        bounds = [source for source in sources if source is not None and source.kind == "constant"]
+        if operation.kind in ("maximum", "minimum") and bounds:
+            limited.update(s.output.number for s in sources if s is not None and len(readers[s.output.number]) == 1)
+    return limited
+
+
 def _wide_enough(graph, ranges, kernels):
     """Widens ranges that are so small relative to the summed products that a runtime could not rescale to them.
 
@@ -189,7 +213,7 @@ def _wide_enough(graph, ranges, kernels):
             factor = widths[0] * float(scales.max())
         elif operation.kind == "affine":
             factor = widths[0] * float(np.abs(operation.scale).max()) / 127
-        elif operation.kind == "multiply":
+        elif operation.kind in ("multiply", "matmul"):
             factor = widths[0] * widths[1] / 255
         elif operation.kind in ("add", "subtract", "mean", "identity", "leaky_relu", "prelu"):
             factor = max(widths)

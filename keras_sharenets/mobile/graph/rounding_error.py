@@ -28,6 +28,7 @@ from keras_sharenets.mobile.graph.quantization import (
     Range,
     affine_quantization,
     filter_limits,
+    limited_values,
 )
 
 
@@ -55,13 +56,14 @@ def rounding_error(quantized: QuantizedGraph, inputs: Sequence[np.ndarray]) -> R
     """The `RoundingError` of a quantized graph on an array `(n, ...)` for each input."""
     graph, rounded = quantized.graph, _rounded_operations(quantized)
     scores = graph.scores()
-    wanted = {value.number for value in scores}
+    wanted, limited = {value.number for value in scores}, limited_values(graph)
     readers_of, sites = graph.consumers(), {operation.output.number: operation.site for operation in graph.operations}
-    # Values that are read outside the call that computes them, except probabilities, whose scale is fixed.
+    # Values that are read outside the call that computes them, except probabilities, whose scale is fixed, and values
+    # that integers clip as the next operation does.
     leaving = {
         operation.output.number
         for operation in graph.operations
-        if operation.kind not in PROBABILITIES
+        if operation.kind not in PROBABILITIES and operation.output.number not in limited
         for reader in readers_of.get(operation.output.number, ())
         if reader.site != operation.site or reader.kind in PROBABILITIES
     }

@@ -88,6 +88,19 @@ def constant(graph: GraphBuilder, layer: Any, name: str, make: Callable[[], Any]
     return graph.add("constant", layer.name, [], stored.array.shape, attributes={"constant": stored})
 
 
+def transposed(graph: GraphBuilder, layer: Any, x: Value, order: Sequence[int]) -> Value:
+    """A value with its axes in another order; the batch axis is the first of both."""
+    if list(order) == sorted(order):
+        return x
+    shape = tuple(x.shape[axis] for axis in order)
+    return graph.add("transpose", layer.name, [x], shape, attributes={"order": tuple(order)})
+
+
+def reshaped(graph: GraphBuilder, layer: Any, x: Value, shape: Shape) -> Value:
+    """A value in another shape."""
+    return x if x.shape[1:] == tuple(shape[1:]) else graph.add("reshape", layer.name, [x], shape)
+
+
 def concatenated(graph: GraphBuilder, layer: Any, call: Call, x: Sequence[Value], shape: Shape, axis: int) -> Value:
     """Values one after the other along an axis."""
     axis %= len(shape)

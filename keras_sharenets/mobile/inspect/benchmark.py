@@ -136,11 +136,22 @@ def compare_tflite(
 
 
 def inference_call(interpreter: Interpreter) -> Callable[[], None]:
-    """Returns a function without arguments that runs an interpreter once, on seeded random numbers."""
+    """Returns a function without arguments that runs an interpreter once, on seeded random numbers.
+
+    The numbers are zeros if a file rejects others, as an embedding rejects indices outside its table.
+    """
     random = np.random.default_rng(0)
-    for entry in interpreter.get_input_details():
-        values = random.uniform(0, 127, entry["shape"])
-        interpreter.set_tensor(entry["index"], values.astype(entry["dtype"]))
+
+    def fill(most):
+        for entry in interpreter.get_input_details():
+            values = random.uniform(0, most, entry["shape"])
+            interpreter.set_tensor(entry["index"], values.astype(entry["dtype"]))
+
+    fill(127)
+    try:
+        file.invoke(interpreter)
+    except ValueError:
+        fill(0)
     return functools.partial(file.invoke, interpreter)
 
 
@@ -258,7 +269,10 @@ def _key(whole, operator):
 def _single_operator(whole, place, name, num_threads):
     """An interpreter for a file that contains only this operator."""
     operator = whole.subgraphs[0].operators[place]
-    buffers, tensors, numbers, inputs = [schema.BufferT()], [], {}, []
+    options = {} if operator.builtinOptions is None else vars(operator.builtinOptions)
+    # The subgraphs of a loop refer to buffers and kinds by number.
+    others = whole.subgraphs[1:] if any(name.endswith("SubgraphIndex") for name in options) else []
+    buffers, tensors, numbers, inputs = list(whole.buffers) if others else [schema.BufferT()], [], {}, []
 
     def number(index):
         if index < 0:
@@ -277,11 +291,11 @@ def _single_operator(whole, place, name, num_threads):
         return numbers[index]
 
     single = schema.OperatorT(**vars(operator))
-    single.opcodeIndex = 0
+    single.opcodeIndex = operator.opcodeIndex if others else 0
     single.inputs, single.outputs = ([number(index) for index in ends] for ends in (operator.inputs, operator.outputs))
     subgraph = schema.SubGraphT(tensors=tensors, inputs=inputs, outputs=single.outputs, operators=[single])
-    codes = [whole.operatorCodes[operator.opcodeIndex]]
-    model = schema.ModelT(version=3, operatorCodes=codes, subgraphs=[subgraph], buffers=buffers)
+    codes = whole.operatorCodes if others else [whole.operatorCodes[operator.opcodeIndex]]
+    model = schema.ModelT(version=3, operatorCodes=codes, subgraphs=[subgraph, *others], buffers=buffers)
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=file.IDENTIFIER)
     return file.open_bytes(bytes(builder.Output()), name, num_threads=num_threads)

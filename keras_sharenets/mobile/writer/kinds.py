@@ -117,6 +117,12 @@ def _dense(tensors, operation):
     add_operator(tensors, "FULLY_CONNECTED", inputs, tensors.value(operation.output), options)
 
 
+def _matmul(tensors, operation):
+    """A product of two values, image by image."""
+    inputs, options = inputs_of(tensors, operation), schema.BatchMatMulOptionsT()
+    add_operator(tensors, "BATCH_MATMUL", inputs, tensors.value(operation.output), options)
+
+
 def _plain(name, kind=None):
     """An operator that takes all inputs unchanged; `kind` names its options if they include an activation."""
 
@@ -338,6 +344,8 @@ _KINDS = {
     "average_pool": _pool("AVERAGE_POOL_2D"),
     "mean": _reduced("MEAN"),
     "max": _reduced("REDUCE_MAX"),
+    "min": _reduced("REDUCE_MIN"),
+    "matmul": _matmul,
     "reshape": _reshape,
     "slice": _slice,
     "stack": _stack,

@@ -118,13 +118,21 @@ class FloatTensors(Tensors):
     def _constant(self, key, array, suffix):
         """A constant; a float16 constant is widened by a separate operator, which delegates eliminate."""
         if key not in self._constants:
-            number = self.writer.tensor(array.shape, self._stored_type, constant=array, suffix=suffix)
-            if self._stored_type != "float32":
+            stored_type = self._stored_type if _survives(array, self._stored_type) else "float32"
+            number = self.writer.tensor(array.shape, stored_type, constant=array, suffix=suffix)
+            if stored_type != "float32":
                 wide = self.writer.tensor(array.shape, "float32", name="w")
                 self.writer.operator("DEQUANTIZE", 3, [number], [wide])
                 number = wide
             self._constants[key] = number
         return self._constants[key]
+
+
+def _survives(array, dtype):
+    """Whether numbers stay finite in a type, and do not all become 0, as the epsilon of a normalization would."""
+    with np.errstate(over="ignore"):
+        stored = array.astype(dtype)
+    return np.isfinite(stored).all() and (stored.any() or not array.any())
 
 
 class UnquantizableError(ValueError):
@@ -164,6 +172,8 @@ class Int8Tensors(Tensors):
     def output(self, value: Value) -> int:
         if self._output_type == "int8":
             return super().output(value)
+        if self._output_type == "float32" and value.number in self._reals:
+            return self._reals[value.number]  # Not rounded.
         inside, end = self.value(value), self._end(value, self._output_type)
         name, version = ("DEQUANTIZE", 2) if self._output_type == "float32" else ("QUANTIZE", 1)
         self.writer.operator(name, version, [inside], [end])
