@@ -26,13 +26,26 @@ def stored_kernels(layer: keras.Operation) -> tuple[tuple[keras.Variable, int | 
     """
     depthwise = isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D))
     own = _DEPTHWISE if depthwise else -1
-    found = []
+    found, parts = [], layer._flatten_layers() if isinstance(layer, keras.layers.Layer) else ()
+    products = [part for part in parts if isinstance(part, keras.layers.EinsumDense)]
+    several = {id(weight): _einsum_axes(part.equation) for part in products for weight in part.weights}
     for weight in getattr(layer, "weights", ()):  # Functions of `keras.ops` have none.
         if weight.name.split("_")[0] == "kernel":
-            found.append((weight, own))
+            found.append((weight, several.get(id(weight), own)))
         elif weight.name in ("depthwise_kernel", "pointwise_kernel"):
             found.append((weight, _DEPTHWISE if weight.name == "depthwise_kernel" else -1))
     return tuple(found)
+
+
+def _einsum_axes(equation: str) -> int | tuple[int, ...]:
+    """The trailing axes of the kernel of an `EinsumDense` that its input does not have.
+
+    >>> _einsum_axes("abc,cde->abde"), _einsum_axes("ab,bc->ac")
+    ((-2, -1), -1)
+    """
+    left, kernel = equation.partition("->")[0].split(",")
+    axes = tuple(place - len(kernel) for place, letter in enumerate(kernel) if letter not in left)
+    return axes if len(axes) > 1 and axes[0] == -len(axes) else -1
 
 
 def inner(layer: Any) -> Any:

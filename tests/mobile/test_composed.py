@@ -145,6 +145,7 @@ def test_lambda_of_supported_functions(tmp_path):
 ATTENTION = {
     "multi head": lambda x: layers.MultiHeadAttention(2, 4, bias_initializer="random_normal")(x, x),
     "with dropout": lambda x: layers.MultiHeadAttention(2, 3, 5, dropout=0.1)(x[:, :9], ops.tanh(x)),
+    "grouped queries": lambda x: layers.GroupQueryAttention(4, 4, 2)(x, x),
     "additive": lambda x: layers.AdditiveAttention()([x, ops.relu(x)]),
     "constant in a layer": lambda x: layers.Add()([x, np.linspace(-1, 1, 4, dtype="float32")[None, None]]),
 }

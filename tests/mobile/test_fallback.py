@@ -46,7 +46,9 @@ CASES = {
         layers.LSTM(32, return_sequences=True, name="odd")(layers.Reshape((8, 32))(y))
     ),
     "attention": lambda y: layers.Reshape((8, 8, 4))(
-        layers.GroupQueryAttention(4, 2, 1, name="odd")(layers.Reshape((64, 4))(y), layers.Reshape((64, 4))(y))
+        layers.MultiHeadAttention(2, 4, name="odd")(
+            layers.Reshape((64, 4))(y), layers.Reshape((64, 4))(y), use_causal_mask=True
+        )
     ),
 }
 

@@ -162,6 +162,7 @@ def standard_layers():
         "clipped": lambda x: ops.clip(x, -0.5, 1.5),
         "clipped_far_above": lambda x: ops.clip(normalized(x), -1.0, 1e6),
         "flipped": lambda x: ops.flip(x, (1, -1)),
+        "repeated": lambda x: ops.repeat(ops.repeat(x, 3, axis=-2), 2, axis=3),
         "tiled": lambda x: ops.tile(x, (1, 2, 1, 3)),
         "product": lambda x: ops.matmul(x, ops.swapaxes(x, -1, -2)),
         "product_of_outer_axes": lambda x: ops.einsum("aecd,abcd->acbe", x, ops.relu(x)),

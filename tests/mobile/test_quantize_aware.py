@@ -46,6 +46,14 @@ def test_values_are_quantized_as_in_the_file(digits):
     ]
 
 
+def test_values_that_only_a_bound_reads_are_not_quantized():
+    inputs = keras.Input((4, 4, 3), name="images")
+    x = keras.ops.clip(keras.layers.Conv2D(4, 3, name="stem")(inputs), -1, 1)
+    q = mobile.quantize_aware(keras.Model(inputs, keras.layers.Conv2D(2, 1, name="end")(x)))
+    _, bounded, _ = range_names(q)
+    assert bounded.startswith("clip")
+
+
 def test_outputs_keep_their_names():
     inputs = keras.Input((4,))
     x = keras.layers.Dense(4, activation="relu", name="hidden")(inputs)
@@ -353,6 +361,8 @@ def test_kernels_of_separable_convolution_are_quantized(engine, depth_multiplier
         (keras.layers.SeparableConv1D(4, 3, depth_multiplier=2), [(0,), (0, 1)]),
         (keras.layers.DepthwiseConv1D(3, depth_multiplier=2), [(0,)]),
         (keras.layers.Conv1D(4, 3, activation=keras.layers.PReLU()), [(0, 1)]),
+        (keras.layers.EinsumDense("abc,cde->abde", (6, 4, 2), bias_axes="de"), [(0,)]),
+        (keras.layers.EinsumDense("abc,bcd->ad", 4), [(0, 1)]),
     ],
 )
 def test_kernels_of_sequence_layers_are_quantized(layer, filters):

@@ -17,7 +17,7 @@ from keras_sharenets.mobile.compress.training import TrainedWithTFMOT, check_bac
 from keras_sharenets.mobile.graph import passes, scales
 from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES
 from keras_sharenets.mobile.graph.lowering import lower_calls
-from keras_sharenets.mobile.graph.quantization import DATA_MOVEMENT, tied_values
+from keras_sharenets.mobile.graph.quantization import DATA_MOVEMENT, limited_values, tied_values
 from keras_sharenets.ops.rounding import MAX_CLUSTERS
 
 ENGINES = ("keras", "tfmot")
@@ -96,14 +96,14 @@ def _ranges(traced):
     for tensor in (*traced.inputs, *(output for call in traced.calls for output in call.outputs)):
         # A layer that does nothing in inference returns its input value: the first tensor represents it.
         tensors.setdefault(values[tensor.number].number, tensor.number)
-    ranges, quantized = {}, set()
+    ranges, quantized, limited = {}, set(), limited_values(graph)
     for value, kind, sources in (
         *((value, "input", ()) for value in graph.inputs),
         *((operation.output, operation.kind, operation.inputs) for operation in graph.operations),
     ):
         if kind in DATA_MOVEMENT and all(source.number in quantized for source in sources):
             quantized.add(value.number)
-        elif kind not in PROBABILITIES and value.number in tensors:
+        elif kind not in PROBABILITIES and value.number in tensors and value.number not in limited:
             ranges[tensors[value.number]] = groups[value.number]
             quantized.add(value.number)
     return ranges, in_float
@@ -115,7 +115,8 @@ def _check_kernels(call):
     activation = getattr(getattr(layer, "activation", None), "weights", ())  # Of a layer, such as PReLU.
     known = {id(weight) for weight in (*activation, *(kernel for kernel, _ in stored_kernels(layer)))}
     for weight in getattr(layer, "trainable_weights", ()):
-        if len(weight.shape) > 1 and id(weight) not in known:
+        # The bias of an `EinsumDense` may have several axes.
+        if len(weight.shape) > 1 and id(weight) not in known and weight.name != "bias":
             raise ValueError(
                 f"Layer '{call.path}' of `model` has a weight '{weight.name}' that is not recognized as a kernel, and"
                 " quantization-aware training would not round it: name it `kernel`, or freeze or merge it first."

@@ -170,6 +170,20 @@ def _tiled(graph, layer, call, x, shape):
     return y
 
 
+@lowers(operation_class(lambda x: ops.repeat(x, 2, axis=1)), reads="repeats axis")
+def _repeated(graph, layer, call, x, shape):
+    """Each entry of an axis as often, by concatenation along a new axis behind it."""
+    axis = None if layer.axis is None else layer.axis % len(shape)
+    if not axis or not isinstance(layer.repeats, int) or not 1 <= layer.repeats <= _MOST_REPEATS:
+        raise refuse(
+            layer, call.path, f"has other `repeats` (={layer.repeats!r}) than 1 to {_MOST_REPEATS}, or no axis."
+        )
+    before, behind = x[0].shape[: axis + 1], x[0].shape[axis + 1 :]
+    y = reshaped(graph, layer, x[0], (*before, 1, *behind))
+    sides = (*before, layer.repeats, *behind)
+    return reshaped(graph, layer, concatenated(graph, layer, call, [y] * layer.repeats, sides, axis + 1), shape)
+
+
 @lowers(operation_class(lambda x: ops.flip(x, 1)), reads="axis")
 def _flipped(graph, layer, call, x, shape):
     """A permutation along the last axis, with which others are exchanged before and after."""
