@@ -60,6 +60,13 @@ MIXED = (None, *(name for name, precision in PRECISIONS.items() if precision.qua
 _PACKAGE, _INSTALL = "ai_edge_quantizer", "pip install 'keras_sharenets[precisions]'"
 
 
+def without_alias(quantization: Any) -> Any:
+    """`quantization` with `None` in place of `"float32"`, also in a mapping."""
+    if isinstance(quantization, Mapping):
+        return {pattern: None if name == "float32" else name for pattern, name in quantization.items()}
+    return None if quantization == "float32" else quantization
+
+
 def check_quantization(quantization: Any, name: str = "quantization") -> None:
     """Checks that `quantization` is a name of `PRECISIONS` or a mapping to names of `MIXED`.
 
@@ -77,10 +84,10 @@ def check_quantization(quantization: Any, name: str = "quantization") -> None:
             raise ValueError(f"`{name}` (={quantization!r}) must map patterns of layer names to precisions.")
         wrong = [each for each in found if each not in MIXED]
         if wrong:
-            allowed = ", ".join(map(repr, MIXED))
+            allowed = ", ".join(repr(each or "float32") for each in MIXED)
             raise ValueError(f"`{name}` assigns {wrong[0]!r} to a layer, but must assign one of {allowed}.")
     elif not (quantization is None or isinstance(quantization, str)) or quantization not in PRECISIONS:
-        allowed = ", ".join(map(repr, PRECISIONS))
+        allowed = ", ".join(repr(each or "float32") for each in PRECISIONS)
         raise ValueError(f"`{name}` (={quantization!r}) must be one of {allowed}, or a mapping from layer names.")
     if any(PRECISIONS[each].quantizer for each in found) and importlib.util.find_spec(_PACKAGE) is None:
         raise ModuleNotFoundError(
@@ -150,4 +157,4 @@ def parse(text: str) -> Quantization:
     if "=" not in text:
         return text
     entries = (entry.rpartition("=") for entry in text.split(","))
-    return {pattern.strip(): None if name.strip() == "float32" else name.strip() for pattern, _, name in entries}
+    return without_alias({pattern.strip(): name.strip() for pattern, _, name in entries})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from keras_sharenets import _checks
+from keras_sharenets import _checks, precisions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,8 @@ def choose(target: str | None, **arguments: Any) -> dict[str, Any]:
 
     Args:
         target: one of `TARGETS`, or `None`.
-        arguments: `quantization`, `input_type`, `output_type` and `prefer`; the result has the same order.
+        arguments: `quantization`, `input_type`, `output_type` and `prefer`; the result has the same order. A
+            `quantization` of `"float32"` takes precedence over the target, and becomes `None`.
 
     Raises:
         ValueError: there is no such target, or its software rejects files with one of the arguments.
@@ -73,4 +74,4 @@ def choose(target: str | None, **arguments: Any) -> dict[str, Any]:
                     "such files."
                 )
         arguments = {name: known[name] if value is None else value for name, value in arguments.items()}
-    return arguments
+    return arguments | {"quantization": precisions.without_alias(arguments["quantization"])}

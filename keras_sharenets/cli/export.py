@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: tflite)"
     )
     group.add_argument("--to", choices=("tflite", "c_array", "saved_model", ONNX), help=to_help)
-    names = ", ".join(name for name in precisions.PRECISIONS if name)
+    names = ", ".join(name or "float32" for name in precisions.PRECISIONS)
     quantization_help = f"{names}; or by layer, as in 'stage1_*=dynamic_int8,*=dynamic_int4' (default: float32)"
     group.add_argument("--quantization", type=precisions.parse, metavar="NAME", help=quantization_help)
     prefer_help = (

@@ -332,7 +332,7 @@ def bad_arguments(folder):
         (("export", net, "--to", "saved_model", "--quantization", "int8"), "does not apply to `--to saved_model`"),
         (
             ("export", net, "--quantization", "int5"),
-            "`--quantization` (='int5') must be one of None, 'float16'",
+            "`--quantization` (='int5') must be one of 'float32', 'float16'",
         ),
         (("export", net, "--quantization", "stem=int8"), "`--quantization` assigns 'int8' to a layer, but must assign"),
         (("export", net, "--calibration", folder / "empty"), "must be a folder that contains images"),

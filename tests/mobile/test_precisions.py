@@ -211,9 +211,12 @@ def test_missing_extra(trained, tmp_path, monkeypatch, name):
 @pytest.mark.parametrize(
     ("quantization", "message"),
     [
-        ("int4", "`quantization` (='int4') must be one of None, 'float16', 'int8', 'dynamic_int8'"),
+        ("int4", "`quantization` (='int4') must be one of 'float32', 'float16', 'int8', 'dynamic_int8'"),
         ({}, "`quantization` (={}) must map patterns of layer names to precisions"),
-        ({"stem": "int8"}, "`quantization` assigns 'int8' to a layer, but must assign one of None, 'dynamic_int8'"),
+        (
+            {"stem": "int8"},
+            "`quantization` assigns 'int8' to a layer, but must assign one of 'float32', 'dynamic_int8'",
+        ),
         (["int8"], "`quantization` (=['int8']) must be one of"),
         ({"*": None, "dense*": None}, "`quantization` has a pattern 'dense*', but the layers are "),
     ],

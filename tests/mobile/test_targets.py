@@ -42,6 +42,10 @@ def test_explicit_arguments_take_precedence():
     said = {"quantization": "int8", "prefer": "speed", "input_type": "float32", "output_type": "uint8"}
     assert choose("microcontroller", **said) == said
     assert choose(None, **UNSAID) == UNSAID
+    for target in (None, "phone"):
+        assert choose(target, **UNSAID | {"quantization": "float32"})["quantization"] is None
+    layers = {"stem": "float32", "*": "dynamic_int8"}
+    assert choose(None, **UNSAID | {"quantization": layers})["quantization"] == {"stem": None, "*": "dynamic_int8"}
     # Float files have float inputs and outputs for every target.
     ends = choose("phone", **UNSAID | {"quantization": "float16"})
     assert (ends["input_type"], ends["output_type"]) == (None, None)

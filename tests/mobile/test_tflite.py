@@ -210,7 +210,7 @@ def test_existing_file_survives_a_failure(plain, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"quantization": "int4"}, r"`quantization` \(='int4'\) must be one of None, 'float16', 'int8'"),
+        ({"quantization": "int4"}, r"`quantization` \(='int4'\) must be one of 'float32', 'float16', 'int8'"),
         ({"quantization": "int8"}, "needs `representative_data`"),
         ({"representative_data": np.zeros((2, 5, 6, 3))}, r"of shape \(6, 5, 3\), but contains an array of shape"),
         ({"representative_data": np.zeros((0, 6, 5, 3))}, "contains no images"),

@@ -123,7 +123,7 @@ def export_tflite(
         model: functional or sequential `keras.Model` for images or other inputs of a fixed size. A model that computes
             in half precision, such as `mixed_bfloat16`, is exported and compared in float32.
         path: output file; an existing file is replaced.
-        quantization: `None` for float32, `"float16"` for weights of half the size, `"int8"` for full integer
+        quantization: `None` or `"float32"`; `"float16"` for weights of half the size; `"int8"` for full integer
             quantization. With AI Edge Quantizer (extra `precisions`): `"dynamic_int8"` and `"dynamic_int4"` for integer
             kernels and float activations, which are quantized to 8 bits only where they meet a kernel (depthwise
             kernels have 8 bits in both); `"int16"` for int8 kernels and int16 activations; or a mapping from patterns
