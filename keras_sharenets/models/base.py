@@ -114,7 +114,8 @@ def frame(name: str, given: CommonArguments, **defaults: Any) -> Frame:
 
     Raises:
         TypeError: an argument is not one of [`CommonArguments`].
-        ValueError: the softmax of a single class would always be 1.
+        ValueError: the softmax of a single class would always be 1; or there are statistics of pixels, but no
+            preprocessing.
     """
     for argument in given:
         if argument not in CommonArguments.__annotations__:
@@ -125,6 +126,11 @@ def frame(name: str, given: CommonArguments, **defaults: Any) -> Frame:
         raise ValueError(
             "`num_classes` (=1) must be at least 2 with `classifier_activation` (='softmax'), whose output for one "
             "class is always 1: pass `classifier_activation='sigmoid'` to distinguish two classes."
+        )
+    if made.pixel_statistics is not None and not made.include_preprocessing:
+        raise ValueError(
+            f"`pixel_statistics` (={made.pixel_statistics!r}) must be omitted with `include_preprocessing` (=False): "
+            "the network then normalizes no pixels."
         )
     return made
 

@@ -60,7 +60,7 @@ def share(
         ValueError: the model is neither functional nor sequential; `where` matches no convolution; the scheme fits none
             of the convolutions (the message gives the reasons), or keeps every kernel; the budget is too small (the
             message gives the minimum); not exactly one of scheme and budgets is given; `sample_images` do not fit the
-            inputs; or the convolutions have different dtype policies.
+            inputs; the convolutions have different dtype policies; or two layers have a weight in common.
         RuntimeError: `max_tflite_bytes` is given, and the Keras backend is not TensorFlow.
 
     >>> import keras

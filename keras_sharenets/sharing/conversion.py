@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sharenets.analysis.graph import Graph, trace
+from keras_sharenets.analysis.graph import Call, Graph, trace
 from keras_sharenets.analysis.profile import profile_graph
 from keras_sharenets.sharing import building, measuring
 from keras_sharenets.sharing.as_convolutions import Parts, parts_of, with_parts
@@ -54,9 +54,19 @@ def inspect_network(model: keras.Model, sample_images: Any) -> Network:
     """Finds the convolutions of a model and runs it on the sample images, if given.
 
     Raises:
-        ValueError: the convolutions have different dtype policies; a shared kernel has only one precision.
+        ValueError: the convolutions have different dtype policies, but a shared kernel has only one precision; or two
+            layers have a weight in common, which copies of them would not.
     """
     original = sized = trace(model)
+    owners: dict[int, Call] = {}
+    for call in original.calls:
+        for weight in getattr(call.operation, "weights", ()):
+            owner = owners.setdefault(id(weight), call)
+            if owner.operation is not call.operation:
+                raise ValueError(
+                    f"The layers of `model` (='{model.name}') must not have weights in common, as '{owner.path}' and "
+                    f"'{call.path}' have: call one layer in both places."
+                )
     inputs = None
     if sample_images is not None:
         inputs = measuring.as_inputs(model, sample_images)

@@ -79,6 +79,8 @@ def test_unknown_arguments():
         ksn.create_model("resnet_8", weight="cifar10")
     with pytest.raises(TypeError, match=r"The factory of 'preact_resnet' has no argument `widening` \(=3\)\."):
         PreActResNet(widening=3)
+    with pytest.raises(ValueError, match=r"`pixel_statistics` \(=.*\) must be omitted with `include_preprocessing`"):
+        ksn.create_model("resnet_8", include_preprocessing=False, pixel_statistics=([120.0], [4000.0]))
     with pytest.raises(ValueError, match="`filters`, `width` include one under two names"):
         ksn.create_model("sl3_resnet_64", filters=8, width=8)
 

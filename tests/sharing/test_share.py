@@ -380,6 +380,15 @@ def cached_network():
     return residual_network(stages=1)
 
 
+def network_of_wrappers():
+    """A layer in two wrappers, whose copies would have a layer each."""
+    x = inputs = keras.Input((2, 6, 6, 4))
+    conv = keras.layers.Conv2D(4, 3, padding="same")
+    for name in ("first", "second"):
+        x = keras.layers.TimeDistributed(conv, name=name)(x)
+    return keras.Model(inputs, x)
+
+
 class Subclassed(keras.Model):
     def call(self, inputs):
         return inputs
@@ -389,6 +398,7 @@ class Subclassed(keras.Model):
     ("make", "scheme", "arguments", "said"),
     [
         (Subclassed, ShareDepth(), {}, "`model`"),
+        (network_of_wrappers, ShareDepth("none"), {}, "must not have weights in common, as 'first' and 'second' have"),
         (cached_network, "stage", {}, "`scheme` (='stage')"),
         (cached_network, None, {}, "one of `scheme`, `max_parameters` and `max_tflite_bytes` must be given, got {}."),
         (cached_network, None, {"max_parameters": 1.5}, "`max_parameters` (=1.5) must be a positive integer."),
