@@ -9,8 +9,10 @@ from mobile_networks import convert
 from random_networks import SymmetricConv2D, images
 
 from keras_sharenets import mobile
+from keras_sharenets.analysis.graph import trace
 from keras_sharenets.mobile import export_tflite, predict_tflite
 from keras_sharenets.mobile.export.reference import LayerMismatchError
+from keras_sharenets.mobile.graph.lowering import check_masks
 from keras_sharenets.mobile.graph.rules import RULES, UnsupportedLayerError
 from keras_sharenets.mobile.inspect import file
 
@@ -129,6 +131,34 @@ def test_two_calls_of_a_converted_layer_share_its_constants(tmp_path):
         for name in ("once", "twice")
     ]
     assert sizes[1] - sizes[0] < 4 * 3 * 3 * 4 * 4
+
+
+def attention(y, mask):
+    return layers.MultiHeadAttention(2, 4)(y, y, query_mask=mask, value_mask=mask)
+
+
+# Whether Keras passes a mask at run time that the graph of the model lacks.
+@pytest.mark.parametrize(
+    ("end", "refused"),
+    [
+        (lambda y, mask: layers.MultiHeadAttention(2, 4)(layers.LayerNormalization()(y), y), True),
+        (attention, True),
+        (lambda y, mask: layers.Attention()([y, y]), True),
+        (lambda y, mask: layers.MultiHeadAttention(2, 4)(y + 1, y + 1), False),
+        (lambda y, mask: layers.Bidirectional(layers.GRU(3))(y), False),
+        (lambda y, mask: layers.GlobalAveragePooling1D()(layers.Add()([y, y])), False),
+        (lambda y, mask: layers.GRU(4)(y, initial_state=y[:, 0, :4]), False),
+    ],
+)
+def test_masks_that_only_keras_passes(end, refused):
+    inputs = keras.Input((6,), dtype="int32")
+    model = keras.Model(inputs, end(layers.Embedding(9, 8, mask_zero=True)(inputs), ops.not_equal(inputs, 0)))
+    if refused:
+        with pytest.raises(UnsupportedLayerError, match="gets the mask of padded steps"):
+            check_masks(trace(model))
+    else:
+        check_masks(trace(model))
+    check_masks(trace(keras.Model(inputs, end(layers.Embedding(9, 8)(inputs), ops.not_equal(inputs, 0)))))
 
 
 @pytest.mark.parametrize(

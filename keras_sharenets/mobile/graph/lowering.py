@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 
 import keras
 
@@ -77,6 +78,7 @@ def lower_calls(
     Returns:
         `(graph, calls)`: the `InferenceGraph`, and the lowered form of each traced call, in order.
     """
+    check_masks(traced)
     builder = GraphBuilder()
     inputs = tuple(builder.value(tensor.shape) for tensor in traced.inputs)
     given, lowered = _lower_graph(builder, traced, inputs, materialize)
@@ -89,6 +91,44 @@ def lower_calls(
             value = builder.add("reshape", "output", [value], value.shape)
         outputs.append(value)
     return InferenceGraph(inputs, tuple(builder.operations), tuple(outputs), builder.ranges), tuple(lowered)
+
+
+def check_masks(traced: keras_graph.Graph) -> None:
+    """Raises `UnsupportedLayerError` if a layer gets a mask that is not an input of its call.
+
+    The graph of a model has the mask of a layer with one input. Keras passes the masks of several inputs, as those of
+    an attention, when the model runs, so the file would compute without them: on examples without padding, the same.
+    """
+    masked: set[int] = set()
+    for call in traced.calls:
+        layer = inner(call.operation)
+        if not isinstance(layer, keras.layers.Layer):  # Functions drop masks.
+            continue
+        reads = any(tensor.number in masked for tensor in call.inputs)
+        if reads:
+            _check_masks_of(layer, call, masked)
+        makes = isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False)
+        if makes or (reads and layer.supports_masking):
+            masked.update(tensor.number for tensor in call.outputs)
+
+
+def _check_masks_of(layer, call, masked):
+    signature = inspect.signature(layer.call)
+    given = signature.bind(*call.args, **call.kwargs).arguments
+    # This layer takes the mask of its query from the tensor, even if another one is passed.
+    always = isinstance(layer, keras.layers.MultiHeadAttention)
+    for name, value in given.items():
+        tensors = (each for each in keras.tree.flatten(value) if isinstance(each, keras_graph.Tensor))
+        if not any(tensor.number in masked for tensor in tensors):
+            continue
+        mask = "mask" if len(call.inputs) == 1 or isinstance(value, (list, tuple)) else f"{name}_mask"
+        if mask in signature.parameters and (always or given.get(mask) is None):
+            raise refuse(
+                layer,
+                call.path,
+                f"gets the mask of padded steps as `{mask}` when Keras runs it, but not in the graph of the model: set "
+                "`mask_zero=False` where it comes from, and pass the mask explicitly.",
+            )
 
 
 def _lower_graph(builder, traced, inputs, materialize, *, converted=True):
