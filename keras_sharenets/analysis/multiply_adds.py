@@ -24,22 +24,32 @@ _ELEMENTWISE = (
     layers.PReLU,
     layers.RMSNormalization,
 )
-# Products without stored weights. Keras has no public classes for its functions, so they are identified by name.
+# Products without stored weights, and functions that run another one, which may multiply. Keras has no public classes
+# for its functions, so they are identified by name.
 _PRODUCTS = {
     "AdditiveAttention",
+    "AssociativeScan",
     "Attention",
+    "Cond",
     "Conv",
     "ConvTranspose",
+    "Correlate",
     "DepthwiseConv",
     "Dot",
     "DotProductAttention",
     "Einsum",
+    "ForiLoop",
     "Inner",
+    "Map",
     "Matmul",
     "Outer",
+    "Scan",
     "SeparableConv",
+    "Switch",
     "Tensordot",
     "Vdot",
+    "VectorizedMap",
+    "WhileLoop",
 }
 
 
@@ -144,7 +154,8 @@ def multiply_adds(call: Call, kernel_shape: Shape | None = None, *, batch: int |
 
     Returns:
         An int; `None` if the arithmetic is unknown: for a layer without a rule that has a weight of two or more axes,
-        or for a product without weights (attention, `keras.ops.matmul`).
+        or for a product without weights (attention, `keras.ops.matmul`), possibly in a function that an operation runs
+        (`keras.ops.vectorized_map`).
 
     Raises:
         ValueError: the cost depends on unknown dimensions.

@@ -256,6 +256,9 @@ def test_layers_without_a_rule_are_listed_and_do_not_count_as_zero():
     assert [row.multiply_adds for row in p.layers if row.name == "custom"] == [None, None]
     assert [row.multiply_adds for row in p.layers if row.name == "scale"] == [0]
     assert p.multiply_adds == 6 * 4 * 4
+    squares = keras.ops.vectorized_map(lambda row: keras.ops.matmul(row, row), product)
+    p_of_map = profile(keras.Model(product, squares))
+    assert [row.multiply_adds for row in p_of_map.layers] == [None]
     # Weights are counted even if the products are not.
     assert p.stored_parameters == 4 * 5 + 4 * 4 + 4 + 4 * (4 + 4 + 1) * 4
 
