@@ -229,6 +229,7 @@ class HighlySharedConv2D(SharedConvolution):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "HighlySharedConv2D":
-        # Layers saved before this argument existed are shuffled. The config of a subclass may have other arguments.
-        former = {"plane_orders": "shuffled"} if "arrangements" in config else {}
+        # Layers saved before this argument existed are shuffled. A subclass may have a config of its own, of other
+        # arguments; every config of this class has `shuffle_groups`.
+        former = {"plane_orders": "shuffled"} if "shuffle_groups" in config else {}
         return super().from_config({**former, **config})

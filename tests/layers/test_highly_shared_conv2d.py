@@ -334,11 +334,11 @@ def test_a_layer_saved_before_there_were_distinct_orders_is_shuffled(tmp_path):
 class FourOrders(HighlySharedConv2D):
     """A subclass with arguments of its own."""
 
-    def __init__(self, filters, **kwargs):
-        super().__init__(filters, 3, groups=2, arrangements=4, **kwargs)
+    def __init__(self, filters, arrangements=4, **kwargs):
+        super().__init__(filters, 3, groups=2, arrangements=arrangements, **kwargs)
 
     def get_config(self):
-        return {"filters": self.filters, "name": self.name}
+        return {"filters": self.filters, "arrangements": self.arrangements, "name": self.name}
 
 
 def test_a_subclass_with_a_config_of_its_own_keeps_its_orders():
