@@ -19,9 +19,9 @@ def new_initializer(initializer: Configured) -> Any:
 
 
 class SharedConvolution(keras.layers.Layer):
-    """Base of all convolutions: `filters`, a bias, the choice of an implementation, and the configuration of weights.
+    """Base of all convolutions: `filters`, bias and activation, the choice of an implementation, and the configuration.
 
-    A subclass lists its `implementations` and builds its kernels; [`add_bias`] builds the bias.
+    A subclass lists its `implementations` and builds its kernels. `build_bias` builds the bias, and `finish` adds it.
     """
 
     implementations: ClassVar[tuple[str, ...]] = ("auto",)
@@ -32,6 +32,7 @@ class SharedConvolution(keras.layers.Layer):
         self,
         filters: int,
         *,
+        activation: Configured = None,
         use_bias: bool = False,
         implementation: str = "auto",
         kernel_initializer: Configured = "he_normal",
@@ -45,6 +46,7 @@ class SharedConvolution(keras.layers.Layer):
         super().__init__(**kwargs)
         _checks.one_of("implementation", implementation, self.implementations)
         self.filters = _checks.positive("filters", filters)
+        self.activation = keras.activations.get(activation)
         self.use_bias = _checks.boolean("use_bias", use_bias)
         self.implementation = implementation
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -66,7 +68,7 @@ class SharedConvolution(keras.layers.Layer):
         if not self.built:
             raise ValueError(f"Layer '{self.name}' must be built: it has no kernel before its first call or `build`.")
 
-    def add_bias(self) -> None:
+    def build_bias(self) -> None:
         """Builds the bias, or sets it to `None`."""
         self.bias = None
         if self.use_bias:
@@ -78,10 +80,17 @@ class SharedConvolution(keras.layers.Layer):
                 constraint=self.bias_constraint,
             )
 
+    def finish(self, outputs: Tensor) -> Tensor:
+        """The output of the layer for that of its convolution: with the bias and the activation."""
+        if self.bias is not None:
+            outputs = precision.add_bias(outputs, self.bias)
+        return outputs if self.activation is None else self.activation(outputs)
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "filters": self.filters,
+            "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
             "implementation": self.implementation,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
@@ -153,7 +162,7 @@ class ComposedPointwise(SharedConvolution):
             )
             for place, shape in enumerate(shapes, start=1)
         ]
-        self.add_bias()
+        self.build_bias()
 
     def effective_kernel(self) -> Tensor:
         """The kernel of the equivalent 1x1 convolution.
@@ -192,7 +201,7 @@ class ComposedPointwise(SharedConvolution):
             kernel = ops.cast(self.effective_kernel(), self.compute_dtype)
             whole = {"composed": convolution.pointwise, "multiplied": convolution.pointwise_product}
             outputs = whole[implementation](inputs, kernel)
-        return outputs if self.bias is None else precision.add_bias(outputs, self.bias)
+        return self.finish(outputs)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.filters)

@@ -21,6 +21,7 @@ class HierarchicalGroupConv2D(GroupPointwise):
         kernel_size: as in `keras.layers.Conv2D`; must be 1.
         groups: int, number of groups of input and output channels (the paper's G); must divide `filters` and be at most
             the number of input channels.
+        activation: activation function or its name, or `None`.
         use_bias: bool, whether to add one bias per output channel.
         implementation: how the layer is computed: `"composed"` (the kernels are multiplied into one, then applied as
             one convolution), `"multiplied"` (the same, as a matrix product), `"factored"` (group by group, as in the

@@ -5,9 +5,9 @@ import keras
 import numpy as np
 
 from keras_sharenets import _checks
-from keras_sharenets._types import Configured, Shape, Size, Tensor
+from keras_sharenets._types import Shape, Size, Tensor
 from keras_sharenets.layers.bases import SharedConvolution
-from keras_sharenets.ops import choices, convolution, kernels, permutations, precision
+from keras_sharenets.ops import choices, convolution, kernels, permutations
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
@@ -102,7 +102,6 @@ class HighlySharedConv2D(SharedConvolution):
         use_bias: bool = False,
         shuffle_groups: int = 2,
         plane_orders: str = "distinct",
-        activation: Configured = None,
         **kwargs: Any,
     ):
         super().__init__(filters, use_bias=use_bias, **kwargs)
@@ -123,7 +122,6 @@ class HighlySharedConv2D(SharedConvolution):
         self.strides = _checks.pair("strides", strides)
         self.padding = padding
         self.plane_orders = plane_orders
-        self.activation = keras.activations.get(activation)
 
     def build(self, input_shape: Shape) -> None:
         channels = self.known_channels(input_shape)
@@ -139,7 +137,7 @@ class HighlySharedConv2D(SharedConvolution):
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )
-        self.add_bias()
+        self.build_bias()
 
     def _check_arrangements(self, inputs_per_group: int) -> None:
         if permutations.shuffles(self.arrangements, self.plane_orders):
@@ -198,9 +196,7 @@ class HighlySharedConv2D(SharedConvolution):
         outputs = convolve(
             inputs, self.effective_kernel(), self.groups, self.channel_repeats, strides=strides, padding=self.padding
         )
-        if self.bias is not None:
-            outputs = precision.add_bias(outputs, self.bias)
-        return outputs if self.activation is None else self.activation(outputs)
+        return self.finish(outputs)
 
     def compute_output_shape(self, input_shape: Shape, strides: Size | None = None) -> Shape:
         strides = self.strides if strides is None else _checks.pair("strides", strides)
@@ -224,7 +220,6 @@ class HighlySharedConv2D(SharedConvolution):
             "padding": self.padding,
             "shuffle_groups": self.shuffle_groups,
             "plane_orders": self.plane_orders,
-            "activation": keras.activations.serialize(self.activation),
         }
 
     @classmethod

@@ -27,6 +27,7 @@ class InterleavedGroupConv2D(ComposedPointwise):
         kernel_size: as in `keras.layers.Conv2D`; must be 1.
         branch_channels: tuple or list of ints, number of input channels per branch for each group convolution (the
             paper's K); each must divide the number of input channels.
+        activation: activation function or its name, or `None`.
         use_bias: bool, whether to add one bias per output channel.
         implementation: how the layer is computed: `"composed"` (the kernels are multiplied into one, then applied as
             one convolution), `"multiplied"` (the same, as a matrix product), `"factored"` (one group convolution after

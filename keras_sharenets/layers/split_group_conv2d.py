@@ -15,7 +15,7 @@ class SplitGroupConv2D(GroupPointwise):
     the layer equals `keras.layers.Conv2D(filters, 1, groups=groups)`; otherwise the first groups have one channel more.
 
     Args:
-        filters, kernel_size, groups, use_bias, implementation, kernel_initializer, bias_initializer,
+        filters, kernel_size, groups, activation, use_bias, implementation, kernel_initializer, bias_initializer,
             kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint: as in `HierarchicalGroupConv2D`.
 
     Input shape: `(batch, height, width, channels)`; always channels last, whatever the Keras setting.

@@ -122,11 +122,13 @@ def test_structure_seen_by_unit_vectors(layer_class, implementation, channels, g
 @both
 @pytest.mark.parametrize("use_bias", [False, True])
 def test_equals_conv2d_with_one_group(layer_class, use_bias):
-    plain = keras.layers.Conv2D(6, 1, use_bias=use_bias, bias_initializer="normal")
+    ends = {"use_bias": use_bias, "activation": "relu" if use_bias else None}
+    plain = keras.layers.Conv2D(6, 1, bias_initializer="normal", **ends)
     images = pseudo_random((2, 3, 4, 5))
     expected = keras.ops.convert_to_numpy(plain(images))
     for implementation in ("composed", "factored"):
-        ours = layer_class(6, groups=1, use_bias=use_bias, implementation=implementation)
+        ours = layer_class(6, groups=1, implementation=implementation, **ends)
+        ours = layer_class.from_config(ours.get_config())
         ours.build(images.shape)
         ours.set_weights(plain.get_weights())
         assert_close(keras.ops.convert_to_numpy(ours(images)), expected, 1e-5)

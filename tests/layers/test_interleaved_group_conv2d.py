@@ -88,11 +88,12 @@ def test_channels_come_out_in_their_order(setting, form):
 @pytest.mark.parametrize("use_bias", [False, True])
 @pytest.mark.parametrize("filters", [5, 7])
 def test_equals_conv2d_with_one_branch(filters, use_bias):
-    plain = keras.layers.Conv2D(filters, 1, use_bias=use_bias, bias_initializer="normal")
+    ends = {"use_bias": use_bias, "activation": "relu" if use_bias else None}
+    plain = keras.layers.Conv2D(filters, 1, bias_initializer="normal", **ends)
     images = pseudo_random((2, 3, 4, 5))
     expected = keras.ops.convert_to_numpy(plain(images))
     for form in FORMS:
-        ours = InterleavedGroupConv2D(filters, branch_channels=(5,), use_bias=use_bias, implementation=form)
+        ours = InterleavedGroupConv2D(filters, branch_channels=(5,), implementation=form, **ends)
         ours.build(images.shape)
         ours.set_weights(plain.get_weights())
         assert_close(keras.ops.convert_to_numpy(ours(images)), expected, 1e-5)

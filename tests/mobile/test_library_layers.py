@@ -25,10 +25,10 @@ from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
             16, 3, groups=1, channel_repeats=1, arrangements=4, use_bias=True, padding="valid"
         ),
         ksn.layers.HighlySharedConv2D(24, 1, groups=2, arrangements=3),
-        ksn.layers.HierarchicalGroupConv2D(12, groups=3, use_bias=True),
-        ksn.layers.SplitGroupConv2D(12, groups=3, use_bias=True),
+        ksn.layers.HierarchicalGroupConv2D(12, groups=3, use_bias=True, activation="relu"),
+        ksn.layers.SplitGroupConv2D(12, groups=3, use_bias=True, activation="relu"),
         ksn.layers.SplitGroupConv2D(16, groups=4, use_bias=True),
-        ksn.layers.InterleavedGroupConv2D(16, branch_channels=(4, 4), use_bias=True),
+        ksn.layers.InterleavedGroupConv2D(16, branch_channels=(4, 4), use_bias=True, activation="relu"),
         ksn.layers.InterleavedGroupConv2D(32, branch_channels=(4, 8), use_bias=True),
         ksn.layers.SqueezeExcite(4),
         ksn.layers.StridedChannelShuffle(3),
@@ -125,7 +125,7 @@ def test_layer_without_a_rule_is_named(tmp_path, rules_only):
         ),
         (keras.layers.ReLU(threshold=0.1, name="late"), "'late', a ReLU, has a threshold"),
         (keras.layers.Conv2D(4, 3, data_format="channels_first", name="first"), r"`data_format` \(='channels_first'\)"),
-        (keras.layers.Softmax(axis=1, name="rows"), r"'rows', a Softmax, has `axis` \(=1\)"),
+        (keras.layers.Softmax(axis=0, name="batch"), r"'batch', a Softmax, has `axis` \(=0\)"),
         (keras.layers.BatchNormalization(axis=2, name="columns"), r"'columns', a .*, has `axis` \(=2\)"),
     ],
 )

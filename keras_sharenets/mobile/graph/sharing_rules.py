@@ -166,7 +166,7 @@ def _concatenated(graph, layer, parts, shape):
     return _add_bias(graph, layer, y)
 
 
-@lowers(ours.HierarchicalGroupConv2D, reads="filters groups use_bias")
+@lowers(ours.HierarchicalGroupConv2D, reads="filters groups activation use_bias")
 def _hierarchical(graph, layer, call, x, shape):
     """Group by group, each with the outputs of the previous group."""
     outputs = []
@@ -175,20 +175,20 @@ def _hierarchical(graph, layer, call, x, shape):
             both = (*read.shape[:-1], read.shape[-1] + outputs[-1].shape[-1])
             read = graph.add("concat", layer.name, [read, outputs[-1]], both)
         outputs.append(_group_convolution(graph, layer, index, read))
-    return _concatenated(graph, layer, outputs, shape)
+    return activate(graph, layer, call.path, _concatenated(graph, layer, outputs, shape))
 
 
-@lowers(ours.SplitGroupConv2D, reads="filters groups use_bias")
+@lowers(ours.SplitGroupConv2D, reads="filters groups activation use_bias")
 def _split(graph, layer, call, x, shape):
     """One grouped convolution if the groups have equal sizes; otherwise group by group."""
     if len(set(layer.sizes)) > 1:
-        groups = enumerate(_groups_of(graph, layer, x[0]))
-        return _concatenated(graph, layer, [_group_convolution(graph, layer, i, read) for i, read in groups], shape)
+        parts = [_group_convolution(graph, layer, i, read) for i, read in enumerate(_groups_of(graph, layer, x[0]))]
+        return activate(graph, layer, call.path, _concatenated(graph, layer, parts, shape))
     kernel = graph.constant(layer, "kernels", lambda: np.concatenate([array(k) for k in layer.kernels], axis=-1))
     return linear(graph, "conv", layer, call, x, shape, kernel, **{**POINTWISE, "groups": layer.groups})
 
 
-@lowers(ours.InterleavedGroupConv2D, reads="filters branch_channels use_bias")
+@lowers(ours.InterleavedGroupConv2D, reads="filters branch_channels activation use_bias")
 def _interleaved(graph, layer, call, x, shape):
     """A sequence of grouped convolutions, each with its strided channel shuffles."""
     (y,) = x
@@ -199,4 +199,4 @@ def _interleaved(graph, layer, call, x, shape):
         y = graph.add("conv", layer.name, [y], (*y.shape[:-1], filters), kernel=kernel, attributes=window)
         for groups in shuffles:
             y = _permute(graph, layer, y, permutations.strided_shuffle(filters, groups))
-    return _add_bias(graph, layer, y)
+    return activate(graph, layer, call.path, _add_bias(graph, layer, y))
