@@ -148,6 +148,7 @@ ATTENTION = {
     "grouped queries": lambda x: layers.GroupQueryAttention(4, 4, 2)(x, x),
     "additive": lambda x: layers.AdditiveAttention()([x, ops.relu(x)]),
     "constant in a layer": lambda x: layers.Add()([x, np.linspace(-1, 1, 4, dtype="float32")[None, None]]),
+    "constant by name": lambda x: layers.Multiply()(inputs=[x, np.linspace(-1, 1, 4, dtype="float32")[None, None]]),
 }
 
 

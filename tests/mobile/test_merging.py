@@ -1,5 +1,7 @@
 """Operations merged in the inference graph: convolutions, reshapes, padding, gate factors, and equal operations."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -89,6 +91,17 @@ def test_kernel_with_another_use_is_not_merged():
     x = keras.layers.GlobalAveragePooling2D()(pointwise(x))
     graph = lower(keras.Model(inputs, x))
     assert kinds(merge_added(graph)) == kinds(graph)
+
+
+def test_sum_keeps_its_activation():
+    """A registered rule may add a sum with an activation."""
+    graph, images = lower(network()), pseudo_random((3, 6, 6, 4))
+    graph = graph.with_operations(
+        dataclasses.replace(step, activation="relu") if step.kind == "add" else step for step in graph.operations
+    )
+    merged = merge_added(graph)
+    assert "add" not in kinds(merged)
+    assert_close(run(merged, images), run(graph, images), 1e-5)
 
 
 def gate_network(side, reduction=keras.layers.GlobalAveragePooling2D, also=False):

@@ -278,6 +278,7 @@ def test_layer(name, tmp_path):
         (layers.Resizing(4, 4, antialias=True, name="own"), r"has `antialias` \(=True\)"),
         (layers.CenterCrop(8, 8, name="own"), "'own', a CenterCrop, resizes images that are smaller"),
         (layers.Softmax((1, 2), name="own"), r"'own', a Softmax, has `axis` \(=\(1, 2\)\)"),
+        (on_sequence(layers.Conv1D(4, 1, activation=layers.Softmax(2, name="own"))), "own', a Softmax, has `axis`"),
         (layers.EinsumDense("bhwc,hcd->bhd", (6, 5), name="own"), "'own', an EinsumDense, .* not a product"),
         (layers.EinsumDense("bhwc,wcd->bhwd", (6, 6, 5), name="own"), "'own', an EinsumDense, .* varies along"),
         (layers.UnitNormalization(1, name="own"), r"'own', a UnitNormalization, has `axis` \(=1\)"),

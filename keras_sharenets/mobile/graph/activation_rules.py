@@ -165,6 +165,8 @@ def _activation_layer(graph, activation, path, x):
     base: Any = registered_class(activation)
     if not activation.built:  # Keras builds it in the first call on numbers.
         activation.build((None, *x.shape[1:]))
+    if isinstance(activation, layers.Softmax):  # The value of a layer for sequences has one axis more here.
+        check_last(activation, call.path, activation.axis, x, "softmax")
     check_class(activation, base, call.path)
     check_arguments(activation, RULES[base], call.path)
     return RULES[base].lower(graph, activation, call, [x], x.shape)

@@ -141,7 +141,8 @@ def merge_added(graph: InferenceGraph) -> InferenceGraph:
             array = large.kernel.array.copy()
             array[place] += small.kernel.array[0, 0]
             merged[key] = Constant(f"{large.kernel.name} and {small.kernel.name}", array)
-        replaced[operation] = dataclasses.replace(large, output=operation.output, kernel=merged[key])
+        fields = {"kernel": merged[key], "output": operation.output, "activation": operation.activation}
+        replaced[operation] = dataclasses.replace(large, **fields)
         gone |= {large, small}
     return graph.with_operations(replaced.get(entry, entry) for entry in graph.operations if entry not in gone)
 

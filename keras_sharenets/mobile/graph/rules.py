@@ -281,7 +281,7 @@ def check_call(layer: keras.Operation, call: Call, rule: Rule) -> None:
 
     `training` is ignored, because the `training` argument of the network overrides it.
     """
-    first = keras.tree.flatten(call.args[:1])
+    first = keras.tree.flatten((call.args or tuple(call.kwargs.values()))[:1])
     if any(isinstance(entry, Tensor) for entry in first) and not all(isinstance(entry, Tensor) for entry in first):
         raise refuse(layer, call.path, "has a constant among its inputs, which cannot be exported.")
     if not isinstance(layer, keras.layers.Layer):
