@@ -66,7 +66,8 @@ def file_bytes(counts: NetworkCounts) -> int | None:
     model = create_model(counts.model, **counts.arguments)
     randomize_batchnorm(model, negative_share=0.02)
     images = (127.5 + 50 * random_images(model, IMAGES)).clip(0, 255)
-    return len(conversion.convert(lower_model(model), quantization="int8", representative_data=(images,)))
+    data, _ = conversion.convert(lower_model(model), quantization="int8", representative_data=(images,))
+    return len(data)
 
 
 def main(patterns: list[str]) -> None:

@@ -100,17 +100,16 @@ def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileC
         check_model(model)
         lowered = lower_model(in_full_precision(model))
         for name in ("float32", "int8"):
-            graphs, quantization = [], None if name == "float32" else name
-            contents[name] = conversion.convert(
+            quantization = None if name == "float32" else name
+            contents[name], graph = conversion.convert(
                 lowered,
                 quantization=quantization,
                 representative_data=images,
-                on_graph=graphs.append,
                 finish=lambda data: metadata.write_labels(data, dataset.class_names),
             )
             if quantization == "int8":
                 _check_that_it_runs(contents[name])
-            verify_file(contents[name], lowered, graphs[-1], quantization=quantization, representative_data=images)
+            verify_file(contents[name], lowered, graph, quantization=quantization, representative_data=images)
             files.write_bytes(folder / f"{name}.tflite", contents[name])
     except (ExportMismatchError, ValueError) as error:
         import keras_tuner  # Optional: `sharenets choose` uses this module without it.
@@ -154,7 +153,7 @@ def _int8_file(model: keras.Model, images: np.ndarray, class_names: Sequence[str
     from keras_sharenets.mobile.export import conversion, metadata
     from keras_sharenets.mobile.export.reference import lower_model
 
-    data = conversion.convert(lower_model(model), quantization="int8", representative_data=(images,))
+    data, _ = conversion.convert(lower_model(model), quantization="int8", representative_data=(images,))
     return metadata.write_labels(data, class_names)
 
 

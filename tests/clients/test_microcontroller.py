@@ -54,7 +54,7 @@ def test_arena_of_every_family(family, tmp_path):
     given = np.random.default_rng(0).integers(-128, 128, (4, 32, 32, 3)).astype("int8")
     answers, totals = {}, {}
     for prefer in targets.PREFERENCES:
-        data = conversion.convert(lowered, quantization="int8", representative_data=(images,), prefer=prefer, **ends)
+        data, _ = conversion.convert(lowered, quantization="int8", representative_data=(images,), prefer=prefer, **ends)
         path = tmp_path / f"{prefer}.tflite"
         path.write_bytes(data)
         values, totals[prefer] = allocated_bytes(str(path))

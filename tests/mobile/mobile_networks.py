@@ -52,6 +52,11 @@ def with_noise(model):
 
 def convert(model, representative_data=None, **options):
     """The bytes of an unverified file for a network with one input."""
+    return convert_with_graph(model, representative_data, **options)[0]
+
+
+def convert_with_graph(model, representative_data=None, **options):
+    """As `convert`, with the graph from which the file was written."""
     given = None if representative_data is None else (representative_data,)
     return conversion.convert(lower_model(model), representative_data=given, **options)
 

@@ -12,8 +12,7 @@ from mobile_networks import convert
 from random_networks import images
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
-from keras_sharenets.mobile.graph.composed import _symbols_beside_variables
-from keras_sharenets.mobile.graph.lowering import lower
+from keras_sharenets.mobile.graph.lowering import _symbols_beside_variables, lower
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
 from keras_sharenets.mobile.inspect import file
 

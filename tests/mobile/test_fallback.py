@@ -12,8 +12,7 @@ from keras_sharenets import mobile
 from keras_sharenets.analysis.graph import trace
 from keras_sharenets.mobile import export_tflite, predict_tflite
 from keras_sharenets.mobile.export.reference import LayerMismatchError
-from keras_sharenets.mobile.graph.lowering import check_masks
-from keras_sharenets.mobile.graph.rules import RULES, UnsupportedLayerError
+from keras_sharenets.mobile.graph.rules import RULES, UnsupportedLayerError, check_masks
 from keras_sharenets.mobile.inspect import file
 
 PIXELS = images(0, 16)

@@ -80,7 +80,7 @@ def test_scores_before_the_probabilities(end):
     if end == "layer":
         model = keras.Model(model.input, keras.layers.Softmax()(model.output))
     images = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype("float32")
-    scores = keras_scores(lower_model(model), images).astype(np.float64)
+    scores = keras_scores(lower_model(model), (images,))[0].astype(np.float64)
     exponentials = np.exp(scores - scores.max(-1, keepdims=True))
     expected = 1 / (1 + np.exp(-scores)) if end == "sigmoid" else exponentials / exponentials.sum(-1, keepdims=True)
     np.testing.assert_allclose(model(images), expected, atol=1e-6)
@@ -92,4 +92,4 @@ def test_linear_output_has_no_final_activation(plain):
     model = small_network(None)
     assert final_activation(model) is None
     images = np.ones((2, 8, 8, 1), "float32")
-    np.testing.assert_allclose(keras_scores(lower_model(model), images), model(images), rtol=1e-5)
+    np.testing.assert_allclose(keras_scores(lower_model(model), (images,))[0], model(images), rtol=1e-5)

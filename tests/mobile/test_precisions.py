@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from mobile_networks import NAMES, convert
+from mobile_networks import NAMES, convert, convert_with_graph
 from random_networks import images
 
 from keras_sharenets import _checks, precisions
@@ -153,16 +153,15 @@ def test_kernel_rounding_error():
     random = np.random.default_rng(0)
     inputs = keras.Input((6,))
     model = keras.Model(inputs, keras.layers.Dense(4, kernel_initializer="random_normal", use_bias=False)(inputs))
-    graphs = []
-    convert(model, on_graph=graphs.append)
+    _, graph = convert_with_graph(model)
     kernel, values = np.asarray(model.layers[-1].kernel), random.normal(size=(50, 6)).astype("float32")
     step = np.abs(kernel).max(0) / 7
     coarse = np.abs(values).max(1, keepdims=True) / 127
     rounded = (np.round(values / coarse) * coarse) @ (np.round(kernel / step) * step)
     expected = np.linalg.norm(rounded - values @ kernel) / np.linalg.norm(values @ kernel)
-    (error,) = kernel_rounding_error(graphs[0], (values,), lambda operation: (4, 8))
+    (error,) = kernel_rounding_error(graph, (values,), lambda operation: (4, 8))
     np.testing.assert_allclose(error, expected, rtol=1e-3)
-    assert kernel_rounding_error(graphs[0], (values,), lambda operation: None) == (0.0,)
+    assert kernel_rounding_error(graph, (values,), lambda operation: None) == (0.0,)
 
 
 def clipped_network():
@@ -176,18 +175,18 @@ def clipped_network():
 @pytest.mark.parametrize("quantization", ["int16", {"wide": "int16"}])
 def test_clipping_is_explained(tmp_path, quantization):
     """The predicted error includes clipping of images brighter than those used for calibration."""
-    model, graphs, dark = clipped_network(), [], images(0, 6, (4, 4, 3)) / 255
-    data = convert(model, dark, quantization=quantization, on_graph=graphs.append)
+    model, dark = clipped_network(), images(0, 6, (4, 4, 3)) / 255
+    data, graph = convert_with_graph(model, dark, quantization=quantization)
     (tmp_path / "m.tflite").write_bytes(data)
     bright = 1.5 * dark
     right, found = np.asarray(model(bright)), predict_tflite(tmp_path / "m.tflite", bright)
     error = np.linalg.norm(found - right) / np.linalg.norm(right)
-    ranges = edge_quantizer.clipping_ranges(graphs[0], quantization, (dark,))
+    ranges = edge_quantizer.clipping_ranges(graph, quantization, (dark,))
     bits = functools.partial(edge_quantizer.rounded_bits, quantization)
     assert error > 0.1
-    np.testing.assert_allclose(kernel_rounding_error(graphs[0], (bright,), bits, ranges=ranges)[0], error, rtol=0.02)
-    assert kernel_rounding_error(graphs[0], (bright,), bits)[0] < 0.02
-    assert edge_quantizer.clipping_ranges(graphs[0], "dynamic_int8", (dark,)) == {}
+    np.testing.assert_allclose(kernel_rounding_error(graph, (bright,), bits, ranges=ranges)[0], error, rtol=0.02)
+    assert kernel_rounding_error(graph, (bright,), bits)[0] < 0.02
+    assert edge_quantizer.clipping_ranges(graph, "dynamic_int8", (dark,)) == {}
 
 
 @needs_quantizer

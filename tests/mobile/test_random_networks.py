@@ -65,7 +65,7 @@ def check_export(seed, folder, *, beside_tensorflow):
     assert report.score_error <= report.score_error_bound
     assert report.worst_layer is not None
     if beside_tensorflow:
-        expected = keras_scores(lower_model(model), fresh)
+        expected = keras_scores(lower_model(model), (fresh,))[0]
         ours = relative_error(scores_of(path.read_bytes(), fresh), expected)
         theirs = _error_of_tensorflow(model, given, fresh, expected)
         assert ours <= 1.5 * theirs + STEP, f"{ours:.4f}, TensorFlow {theirs:.4f}"

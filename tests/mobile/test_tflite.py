@@ -201,7 +201,7 @@ def test_small_error_in_int8_file_is_detected(trained, digits, tmp_path, monkeyp
 def test_existing_file_survives_a_failure(plain, tmp_path, monkeypatch):
     path = tmp_path / "m.tflite"
     path.write_bytes(b"earlier")
-    monkeypatch.setattr(conversion, "convert", lambda *_, **how: b"\0\0\0\0TFL3")
+    monkeypatch.setattr(conversion, "convert", lambda *_, **how: (b"\0\0\0\0TFL3", None))
     with pytest.raises(ValueError, match="The converted file is damaged"):
         export_tflite(plain, path)
     assert path.read_bytes() == b"earlier"

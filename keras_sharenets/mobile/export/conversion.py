@@ -7,18 +7,21 @@ its own fully expanded kernel with its normalization folded in, which takes byte
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_sharenets import _checks, precisions
 from keras_sharenets.analysis.graph import Graph
 from keras_sharenets.heads import ends_of
 from keras_sharenets.layers import FakeQuantize
-from keras_sharenets.mobile.export import edge_quantizer, memory_plan, reference
+from keras_sharenets.mobile.export import edge_quantizer, metadata, reference
 from keras_sharenets.mobile.export.representative_data import checked_inputs
-from keras_sharenets.mobile.graph import group_chains, hard_swish, merging, passes, scales
+from keras_sharenets.mobile.graph import group_chains, merging, passes, scales
+from keras_sharenets.mobile.graph.arena import best_offsets, best_order
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
 from keras_sharenets.mobile.graph.lowering import lower_calls
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph, is_clustered, quantize
@@ -33,6 +36,8 @@ END_TYPES = ("float32", "uint8", "int8")
 _COMMAND_BYTES = 700
 # Operations that become several operators.
 _OPERATORS = {"permute": 3, "shared_conv": 4, "stack": 3}
+# Field number of a graph's operators in the TFLite schema, and the version of a memory plan.
+_OPERATORS_FIELD, _PLAN_VERSION = 3, 1
 
 
 def output_name(end: str | None) -> str:
@@ -97,9 +102,8 @@ def convert(
     max_bytes: int | None = None,
     input_type: str | None = None,
     output_type: str | None = None,
-    on_graph: Callable[[InferenceGraph | QuantizedGraph], None] | None = None,
     finish: Callable[[bytes], bytes] = bytes,
-) -> bytes:
+) -> tuple[bytes, InferenceGraph | QuantizedGraph]:
     """Converts a network for one image at a time.
 
     Args:
@@ -109,17 +113,17 @@ def convert(
             channels)`. Used to measure the range of every value if [`precisions.needs_ranges`].
         prefer: `"size"`: calls of shared layers are materialized where that takes no more bytes; `"speed"`: where it is
             faster; `"memory"`: one of these two, whichever needs less memory with the best operator order and a memory
-            plan (`memory_plan.plan_memory`); `"npu"`: whichever of the first two is smaller after Vela by
+            plan ([`plan_memory`]); `"npu"`: whichever of the first two is smaller after Vela by
             [`npu_bytes`]; `"gpu"`: like `"size"`, but a kernel over shuffled parts of a value, which takes several
             operators, is expanded to one, and groups are merged by [`group_chains.join_groups`].
         max_bytes: the calls with the largest gains are materialized within this file size; of `prefer`, only the memory
             plan of `"memory"` still applies.
         input_type, output_type: members of `END_TYPES`, or `None` for the default; see `end_types`.
-        on_graph: function that receives the graph of the file, a `QuantizedGraph` for `"int8"`; or `None`.
         finish: function that adds data outside the graph to a file; `max_bytes` includes them.
 
     Returns:
-        The bytes, with the signature `classify` and the names of [`signature_of`].
+        The bytes, with the signature `classify` and the names of [`signature_of`], and the graph of the file, a
+        `QuantizedGraph` for `"int8"`.
 
     Raises:
         ValueError: the smallest file is larger than `max_bytes`.
@@ -148,7 +152,7 @@ def convert(
             graph = passes.split_unit_vectors(graph)
         # Microcontrollers and Vela have an integer version of the operator.
         if quantization == "int8" and prefer not in ("memory", "npu"):
-            graph = hard_swish.split_hard_swish(graph)
+            graph = passes.split_hard_swish(graph)
         graph = group_chains.fold_chain_normalization(graph)
         if quantization != "int8":
             graph = group_chains.split_concat_readers(graph)
@@ -160,31 +164,26 @@ def convert(
     ends = dict(zip(("input_type", "output_type"), end_types(quantization, input_type, output_type), strict=True))
 
     # Before `finish`, whose data must stay at the end of the file.
-    planned = memory_plan.plan_memory if prefer == "memory" else bytes
+    planned = plan_memory if prefer == "memory" else bytes
 
     def encode(graph, inputs):
         if quantization == "int8":
             quantized = quantize(graph, inputs, whole_pixels=ends["input_type"] == "uint8")
-            return quantized, finish(planned(write_int8(quantized, names, **ends)))
+            return finish(planned(write_int8(quantized, names, **ends))), quantized
         if precisions.needs_quantizer(quantization):
-            return graph, finish(planned(edge_quantizer.write_quantized(graph, names, quantization, inputs)))
+            return finish(planned(edge_quantizer.write_quantized(graph, names, quantization, inputs))), graph
         stored_type = "float16" if quantization else "float32"
-        return graph, finish(planned(write_float(graph, names, stored_type=stored_type)))
+        return finish(planned(write_float(graph, names, stored_type=stored_type))), graph
 
     def size(sites):
         # The size hardly depends on the ranges, so one image suffices.
         one = None if representative_data is None else tuple(array[:1] for array in representative_data)
-        return len(encode(build(frozenset(sites).__contains__), one)[1])
+        return len(encode(build(frozenset(sites).__contains__), one)[0])
 
     def write(sites):
         graph = build(frozenset(sites).__contains__)
         reference.check_graph(graph, expected, checked)
         return encode(graph, representative_data)
-
-    def give(final, data):
-        if on_graph is not None:
-            on_graph(final)
-        return data
 
     gains = _gains(build, quantization)
     # Sorted by time gained per byte, ties by call.
@@ -193,26 +192,58 @@ def convert(
     if max_bytes is None and prefer in _COSTS:
         # The first of files with equal cost: operators and tensors take some memory, too.
         found = map(write, dict.fromkeys((tuple(order), tuple(order[:free]))))
-        return give(*min(found, key=lambda written: _COSTS[prefer](file.parse(written[1]))))
+        return min(found, key=lambda written: _COSTS[prefer](file.parse(written[0])))
     if max_bytes is None and prefer == "gpu":
         parts = [each.site for each in build(lambda site: False).operations if each.kind == "shared_conv"]
-        return give(*write([*order[:free], *parts]))
+        return write([*order[:free], *parts])
     if max_bytes is None:
-        return give(*write(order if prefer == "speed" else order[:free]))
+        return write(order if prefer == "speed" else order[:free])
     # All calls can take less than most of them, because kernels materialized everywhere can be merged with neighbors.
-    final, data = write(order)
+    data, final = write(order)
     if len(data) <= max_bytes:
-        return give(final, data)
+        return data, final
     count = _most_that_fit(len(order), free, lambda count: size(order[:count]) <= max_bytes)
-    final, data = write(order[:count])
+    data, final = write(order[:count])
     while count > free and len(data) > max_bytes:
         count -= 1
-        final, data = write(order[:count])
+        data, final = write(order[:count])
     if len(data) > max_bytes:
         raise ValueError(
             f"`max_bytes` (={max_bytes}) must be at least {len(data)}, the size with every tensor stored once."
         )
-    return give(final, data)
+    return data, final
+
+
+def plan_memory(data: bytes) -> bytes:
+    """Adds a memory plan to a file and puts its operators in the order that needs the least memory.
+
+    LiteRT for Microcontrollers follows the plan; other runtimes ignore it. Additions, products, activations and
+    reshapes are planned in place, so an addition needs the memory of two values instead of three. Neither operators nor
+    constants change, so the file computes the same.
+    """
+    program, numbers = arena.program_of(file.parse(data))
+    # A kernel that several steps share is widened before the first of them in the new order.
+    order = list(dict.fromkeys(number for step in best_order(program) for number in numbers[step]))
+    data = _reordered(data, order)
+    model = file.parse(data)
+    offsets = best_offsets(arena.program_of(model)[0])
+    graphs = range(model.SubgraphsLength())
+    places = [-1] * sum(model.Subgraphs(graph).TensorsLength() for graph in graphs)
+    for value, offset in offsets.items():
+        places[value] = offset
+    plan = np.asarray([_PLAN_VERSION, len(graphs), len(places), *places], "int32")
+    return metadata.add_buffers(data, {arena.PLAN_BUFFER: plan.tobytes()})
+
+
+def _reordered(data, order):
+    """Rewrites the vector of operators, which holds relative offsets; nothing else moves."""
+    table = file.parse(data).Subgraphs(0)._tab
+    vector, written = table.Vector(table.Offset(4 + 2 * _OPERATORS_FIELD)), bytearray(data)
+    places = [table.Indirect(vector + 4 * number) for number in range(len(order))]
+    for slot, number in enumerate(order):
+        position = vector + 4 * slot
+        struct.pack_into("<I", written, position, places[number] - position)
+    return bytes(written)
 
 
 def npu_bytes(model: file.Model) -> int:

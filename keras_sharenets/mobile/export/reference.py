@@ -220,7 +220,7 @@ def packed(model: keras.Model, inputs: Sequence[Any]) -> Any:
 def results_of(network: LoweredModel | InferenceGraph, inputs: Arrays) -> Results:
     """The outputs and scores of a Keras model or an inference graph on an array for each input."""
     if isinstance(network, LoweredModel):
-        return run_model(network.model, inputs), all_keras_scores(network, inputs)
+        return run_model(network.model, inputs), keras_scores(network, inputs)
     batches = [run_all(_with_scores(network), batch) for batch in zip(*map(_batches, inputs), strict=True)]
     arrays = tuple(map(np.concatenate, zip(*batches, strict=True)))
     return arrays[: len(network.outputs)], arrays[len(network.outputs) :]
@@ -277,13 +277,7 @@ def rounding_limits(graph: InferenceGraph, inputs: Arrays, *, bits: int = _BITS)
     return outputs, scores
 
 
-def keras_scores(lowered: LoweredModel, images: np.ndarray) -> np.ndarray:
-    """As [`all_keras_scores`], for a model with one input and one output."""
-    (scores,) = all_keras_scores(lowered, (images,))
-    return scores
-
-
-def all_keras_scores(lowered: LoweredModel, inputs: Arrays) -> Arrays:
+def keras_scores(lowered: LoweredModel, inputs: Arrays) -> Arrays:
     """The scores in Keras: the values before a final softmax or sigmoid, otherwise the outputs.
 
     The probabilities of a very confident classifier are exactly 0 and 1 and hide differences; the scores do not.

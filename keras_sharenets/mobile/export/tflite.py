@@ -200,8 +200,7 @@ def export_tflite(
             return metadata.write_description(data, pixels=pixels)
         return metadata.write_labels(data, class_names, pixels=pixels)
 
-    graphs = []
-    data = conversion.convert(
+    data, graph = conversion.convert(
         lowered,
         quantization=quantization,
         representative_data=representative_data,
@@ -209,10 +208,8 @@ def export_tflite(
         max_bytes=max_bytes,
         input_type=input_type,
         output_type=output_type,
-        on_graph=graphs.append,
         finish=described,
     )
-    graph = graphs[-1] if graphs else None
     agreement = verify_file(data, lowered, graph, quantization=quantization, representative_data=representative_data)
     unruled = tuple(
         each.call.path for each in lowered.calls if any(step.kind == "converted" for step in each.operations)

@@ -97,7 +97,7 @@ class Agreement:
 def verify_file(
     data: bytes,
     lowered: LoweredModel,
-    graph: InferenceGraph | QuantizedGraph | None,
+    graph: InferenceGraph | QuantizedGraph,
     *,
     quantization: precisions.Quantization,
     representative_data: Arrays | None,
@@ -194,13 +194,13 @@ def _judge(results, expected, lowered, graph, inputs, most, quantization, ranges
                 f" Rounding alone causes {max(rounding.scores):.2g}; layer '{worst}' has the largest error, {loss:.2g}."
             )
             hint += _AMPLIFIES if max(rounding.scores) > most else ""
-    elif precisions.needs_quantizer(quantization) and graph is not None:
+    elif precisions.needs_quantizer(quantization):
         errors = kernel_rounding_error(
             graph, inputs, lambda each: edge_quantizer.rounded_bits(quantization, each), ranges=ranges
         )
         bounds = [max(_LEAST_BOUND, min(most, _ROUNDING_FACTOR * error)) for error in errors]
         hint = f" Rounding alone causes {max(errors):.2g}."
-    elif in_float and graph is not None and any(each.score_error > most for each in agreements):
+    elif in_float and any(each.score_error > most for each in agreements):
         precision, *_ = precisions.of_file(quantization)
         _, explained = reference.rounding_limits(graph, inputs, bits=_checks.known("right_bits", precision.right_bits))
         bounds = [max(most, error) for error in explained]

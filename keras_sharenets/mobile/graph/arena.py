@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -42,10 +42,6 @@ class Program:
     sizes: dict[int, int]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-
-    def with_order(self, order: Iterable[int]) -> Program:
-        """A copy with the steps in another order."""
-        return dataclasses.replace(self, steps=tuple(self.steps[index] for index in order))
 
 
 def aligned(size: int) -> int:

@@ -1,7 +1,11 @@
-"""Lowering rules of Keras layers with a kernel, and of layers that do nothing in inference."""
+"""Lowering rules of Keras layers and functions with a kernel, and of layers that do nothing in inference.
+
+Equal kernels of functions become one constant, so a custom layer that is called twice stores its kernel once.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +16,14 @@ from keras import layers, ops
 
 from keras_sharenets import layers as ours
 from keras_sharenets._types import Shape
-from keras_sharenets.analysis.graph import Call
+from keras_sharenets.analysis.graph import Call, Tensor
 from keras_sharenets.mobile.graph.activation_rules import activate
 from keras_sharenets.mobile.graph.inference_graph import Constant, Value
 from keras_sharenets.mobile.graph.rules import RULES, GraphBuilder, lowers, refuse
 from keras_sharenets.mobile.graph.steps import array, concatenated, operation_class, pair, unnamed_class
 
 POINTWISE = {"strides": (1, 1), "padding": "valid", "groups": 1}
-_WINDOW = "kernel_size strides padding dilation_rate activation use_bias"
+WINDOW = "kernel_size strides padding dilation_rate activation use_bias"
 
 
 def bias_of(layer: Any) -> np.ndarray | None:
@@ -59,7 +63,7 @@ def window(layer: Any) -> dict[str, Any]:
     return {"strides": pair(layer.strides), "padding": layer.padding, **dilation(layer)}
 
 
-@lowers(layers.Conv2D, reads=f"filters groups {_WINDOW}")
+@lowers(layers.Conv2D, reads=f"filters groups {WINDOW}")
 def _conv2d(graph, layer, call, x, shape):
     sides, channels = window(layer), x[0].shape[-1]
     if layer.groups != channels or channels == 1 or len(set(sides["strides"])) > 1:
@@ -71,12 +75,12 @@ def _conv2d(graph, layer, call, x, shape):
     return linear(graph, "depthwise", layer, call, x, shape, kernel, **sides)
 
 
-@lowers(layers.DepthwiseConv2D, ours.DepthwiseConv2D, reads=f"depth_multiplier {_WINDOW}")
+@lowers(layers.DepthwiseConv2D, ours.DepthwiseConv2D, reads=f"depth_multiplier {WINDOW}")
 def _depthwise(graph, layer, call, x, shape):
     return linear(graph, "depthwise", layer, call, x, shape, stored_kernel(graph, layer), **window(layer))
 
 
-@lowers(layers.SeparableConv2D, reads=f"filters depth_multiplier {_WINDOW}")
+@lowers(layers.SeparableConv2D, reads=f"filters depth_multiplier {WINDOW}")
 def _separable(graph, layer, call, x, shape):
     """A depthwise convolution, then a 1x1 convolution."""
     kernel = graph.constant(layer, "depthwise_kernel", lambda: array(layer.depthwise_kernel))
@@ -114,6 +118,45 @@ def matrix_product(
         y = graph.add("reshape", layer.name, x, (1, *sides, channels))
     y = linear(graph, "conv", layer, call, [y], (1, *sides, shape[-1]), kernel, **POINTWISE)
     return y if len(shape) == 4 else graph.add("reshape", layer.name, [y], shape)
+
+
+def _constant_kernel(operation, call, rank):
+    """The second argument of a function of `keras.ops`, if it is a constant with `rank` axes.
+
+    It is a weight, or computed only from weights, such as a standardized or repeated kernel.
+    """
+    image, kernel = inspect.signature(operation.call).bind(*call.args, **call.kwargs).arguments.values()
+    if isinstance(kernel, Tensor) or not isinstance(image, Tensor):
+        raise refuse(operation, call.path, "needs an image, then a kernel that does not depend on the input.")
+    numbers = array(kernel)
+    if numbers.ndim != rank:
+        raise refuse(operation, call.path, f"has a kernel of shape {numbers.shape}, which cannot be exported.")
+    return numbers
+
+
+def _windowed(kind: str):
+    """A convolution; its number of groups follows from the channels of the image and the kernel."""
+
+    def rule(graph, operation, call, x, shape):
+        kernel = graph.equal_constant(operation, _constant_kernel(operation, call, rank=4))
+        groups = {"groups": x[0].shape[-1] // kernel.array.shape[2]} if kind == "conv" else {}
+        return linear(graph, kind, operation, call, x, shape, kernel, **window(operation), **groups)
+
+    return rule
+
+
+lowers(unnamed_class(ops.conv, "Conv"), reads="strides padding dilation_rate")(_windowed("conv"))
+lowers(unnamed_class(ops.depthwise_conv, "DepthwiseConv"), reads="strides padding dilation_rate")(
+    _windowed("depthwise")
+)
+
+
+@lowers(unnamed_class(ops.dot, "Dot"))
+def constant_product(graph: GraphBuilder, operation: Any, call: Call, x: Sequence[Value], shape: Shape) -> Value:
+    """A product with a constant matrix."""
+    numbers = _constant_kernel(operation, call, rank=2)
+    kernel = graph.equal_constant(operation, numbers if len(x[0].shape) == 2 else numbers[None, None])
+    return matrix_product(graph, operation, call, x, shape, kernel)
 
 
 @lowers(layers.Flatten)

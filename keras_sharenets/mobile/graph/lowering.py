@@ -1,38 +1,52 @@
-"""Lowering of a trained Keras model to its inference graph, call by call."""
+"""Lowering of a trained Keras model to its inference graph, call by call.
+
+A layer without a rule that is composed of others, such as a block, an attention layer or a whole network written as a
+subclass of `keras.layers.Layer` or `keras.Model`, is called on symbolic tensors, and the calls inside it are lowered.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
+import functools
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 
 from keras_sharenets import layers as ours
-from keras_sharenets.analysis import graph as keras_graph
+from keras_sharenets.analysis.graph import Call, Graph, Tensor, trace
 from keras_sharenets.layers.quantized_kernels import inner
+from keras_sharenets.layers.whitening import Whitening
 from keras_sharenets.mobile.graph import (  # Most are imported only to register their rules.
     arithmetic_rules,  # noqa: F401
-    function_rules,  # noqa: F401
     image_rules,  # noqa: F401
     moving_rules,  # noqa: F401
     normalization_rules,  # noqa: F401
+    product_rules,  # noqa: F401
     sequence_rules,  # noqa: F401
     sharing_rules,
 )
-from keras_sharenets.mobile.graph.composed import parts_of
 from keras_sharenets.mobile.graph.fallback import lower_by_converter
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph, Materialize, Operation, Value
 from keras_sharenets.mobile.graph.rules import (
     RULES,
     GraphBuilder,
     UnsupportedLayerError,
+    call_keras,
     check_arguments,
     check_call,
     check_class,
+    check_masks,
     refuse,
     registered_class,
 )
+
+# Held while the methods of `keras.Variable` are replaced, so that threads restore them in turn.
+_REPLACING = threading.RLock()
+_GRAPHS: weakref.WeakKeyDictionary[Call, Graph | None] = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +60,7 @@ class LoweredCall:
         outputs: output values, one for each output of the call.
     """
 
-    call: keras_graph.Call
+    call: Call
     inputs: tuple[Value, ...]
     operations: tuple[Operation, ...]
     outputs: tuple[Value, ...]
@@ -67,11 +81,11 @@ def lower(model: keras.Model, *, materialize: Materialize = lambda site: True) -
         ValueError: the model is not functional, or has unknown dimensions.
         UnsupportedLayerError: a layer has no applicable rule; the message names it.
     """
-    return lower_calls(keras_graph.trace(model), materialize=materialize)[0]
+    return lower_calls(trace(model), materialize=materialize)[0]
 
 
 def lower_calls(
-    traced: keras_graph.Graph, *, materialize: Materialize = lambda site: True
+    traced: Graph, *, materialize: Materialize = lambda site: True
 ) -> tuple[InferenceGraph, tuple[LoweredCall, ...]]:
     """As [`lower`], for a traced model.
 
@@ -91,44 +105,6 @@ def lower_calls(
             value = builder.add("reshape", "output", [value], value.shape)
         outputs.append(value)
     return InferenceGraph(inputs, tuple(builder.operations), tuple(outputs), builder.ranges), tuple(lowered)
-
-
-def check_masks(traced: keras_graph.Graph) -> None:
-    """Raises `UnsupportedLayerError` if a layer gets a mask that is not an input of its call.
-
-    The graph of a model has the mask of a layer with one input. Keras passes the masks of several inputs, as those of
-    an attention, when the model runs, so the file would compute without them: on examples without padding, the same.
-    """
-    masked: set[int] = set()
-    for call in traced.calls:
-        layer = inner(call.operation)
-        if not isinstance(layer, keras.layers.Layer):  # Functions drop masks.
-            continue
-        reads = any(tensor.number in masked for tensor in call.inputs)
-        if reads:
-            _check_masks_of(layer, call, masked)
-        makes = isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False)
-        if makes or (reads and layer.supports_masking):
-            masked.update(tensor.number for tensor in call.outputs)
-
-
-def _check_masks_of(layer, call, masked):
-    signature = inspect.signature(layer.call)
-    given = signature.bind(*call.args, **call.kwargs).arguments
-    # This layer takes the mask of its query from the tensor, even if another one is passed.
-    always = isinstance(layer, keras.layers.MultiHeadAttention)
-    for name, value in given.items():
-        tensors = (each for each in keras.tree.flatten(value) if isinstance(each, keras_graph.Tensor))
-        if not any(tensor.number in masked for tensor in tensors):
-            continue
-        mask = "mask" if len(call.inputs) == 1 or isinstance(value, (list, tuple)) else f"{name}_mask"
-        if mask in signature.parameters and (always or given.get(mask) is None):
-            raise refuse(
-                layer,
-                call.path,
-                f"gets the mask of padded steps as `{mask}` when Keras runs it, but not in the graph of the model: set "
-                "`mask_zero=False` where it comes from, and pass the mask explicitly.",
-            )
 
 
 def _lower_graph(builder, traced, inputs, materialize, *, converted=True):
@@ -211,3 +187,95 @@ def _rule_for(layer, call, materialized):
     check_call(layer, call, rule)
     shared = materialized and hasattr(layer, "effective_kernel")
     return sharing_rules.EFFECTIVE.lower if shared else rule.lower
+
+
+def parts_of(layer: Any, call: Call) -> Graph | None:
+    """The graph of the calls inside a call of a layer, from its inputs to its outputs.
+
+    The paths of these calls begin with that of the layer, and their indices differ between calls of the layer.
+
+    Args:
+        layer: the layer of the call.
+        call: the `Call`.
+
+    Returns:
+        A `Graph`, or `None` if it is not a layer, or if the layer needs concrete values, uses functions outside Keras,
+        or returns values that do not depend on its inputs. Also `None` for `Whitening`.
+    """
+    # Whitening amplifies small differences between pixels. With integers, its output would be noise.
+    if not isinstance(layer, keras.layers.Layer) or isinstance(layer, Whitening):
+        return None
+    if call not in _GRAPHS:  # One per call; keeps its operations alive, whose identities are the keys of constants.
+        _GRAPHS[call] = _traced(layer, call)
+    return _GRAPHS[call]
+
+
+def _traced(layer, call):
+    if any(tensor.dtype != "float32" for tensor in (*call.inputs, *call.outputs)):
+        return None
+    symbols = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in call.inputs]
+    try:
+        # The scope discards updates of the layer's variables.
+        with keras.StatelessScope(), _symbols_beside_variables():
+            outputs = call_keras(call, symbols, layer, inside=True)
+            graph = _with_known_shapes(trace(keras.Model(symbols, outputs)))
+    # A layer that is not a composition may raise any exception for symbolic tensors.
+    except Exception:
+        return None
+    alike = [tensor.shape for tensor in graph.outputs] == [tensor.shape for tensor in call.outputs]
+    if not alike or any(part.kwargs.get("training") for part in graph.calls):  # Rules are for inference.
+        return None
+    calls = tuple(
+        dataclasses.replace(part, path=f"{call.path}/{part.path}", index=call.index * len(graph.calls) + part.index)
+        for part in graph.calls
+    )
+    return dataclasses.replace(graph, calls=calls)
+
+
+def _with_known_shapes(graph: Graph) -> Graph:
+    """The graph with the shapes that its calls have for zeros, if Keras leaves some unknown, as for `EinsumDense`."""
+    if all(None not in tensor.shape[1:] for call in graph.calls for tensor in call.outputs):
+        return graph
+    known = {tensor.number: tensor for tensor in graph.inputs}
+    values = {tensor.number: keras.ops.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in graph.inputs}
+    calls = []
+    for call in graph.calls:
+        results = call_keras(call, [values[tensor.number] for tensor in call.inputs])
+        for tensor, result in zip(call.outputs, results, strict=True):
+            values[tensor.number] = result
+            known[tensor.number] = dataclasses.replace(tensor, shape=(tensor.shape[0], *result.shape[1:]))
+        given = keras.tree.map_structure(
+            lambda argument: known[argument.number] if isinstance(argument, Tensor) else argument,
+            (call.args, call.kwargs),
+        )
+        outputs = tuple(known[tensor.number] for tensor in call.outputs)
+        calls.append(dataclasses.replace(call, args=given[0], kwargs=given[1], outputs=outputs))
+    return Graph(graph.inputs, tuple(calls), tuple(known[tensor.number] for tensor in graph.outputs))
+
+
+@contextlib.contextmanager
+def _symbols_beside_variables() -> Iterator[None]:
+    """Makes `variable * symbol` equal `symbol * variable`: the variable's method does not support symbolic tensors."""
+    names = ("__add__", "__sub__", "__mul__", "__truediv__", "__pow__")
+
+    def deferring(name):
+        method = getattr(keras.Variable, name)
+
+        @functools.wraps(method)
+        def combined(variable, other):
+            return NotImplemented if isinstance(other, keras.KerasTensor) else method(variable, other)
+
+        return combined
+
+    with _REPLACING:
+        known = {name: vars(keras.Variable).get(name) for name in names}
+        try:
+            for name in names:
+                setattr(keras.Variable, name, deferring(name))
+            yield
+        finally:
+            for name, method in known.items():
+                if method is None:
+                    delattr(keras.Variable, name)
+                else:
+                    setattr(keras.Variable, name, method)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, reduced_axes
+from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value, reduced_axes
 from keras_sharenets.mobile.graph.quantization import tied_values
 
 _REDUCTIONS = ("mean", "max", "min")
@@ -205,3 +205,57 @@ def _complete(graph, pairs):
     uses = graph.uses()
     sound = {kernel for kernel, found in partners.items() if len(found) == len(uses[kernel]) and len(set(found)) == 1}
     return {addition: pair for addition, pair in pairs.items() if {pair[0].kernel, pair[1].kernel} <= sound}
+
+
+def merge_hard_swish(graph: InferenceGraph) -> InferenceGraph:
+    """Fuses `x * relu6(x + 3) / 6`, the form in most networks, and `x * hard_sigmoid(x)` into one operation.
+
+    Not applied if a range was learned for an intermediate value.
+    """
+    readers, producers = graph.consumers(), {step.output.number: step for step in graph.operations}
+    merged: dict[Operation, Operation] = {}
+    gone: set[Operation] = set()
+
+    def read_once(number: int) -> bool:
+        return len(readers.get(number, ())) == 1 and number not in graph.ranges
+
+    def chain(value: Value) -> list[Operation]:
+        """The steps that lead to a value, the last first, as far back as their outputs have no other readers."""
+        steps: list[Operation] = []
+        while value.number in producers and read_once(value.number):
+            steps.append(producers[value.number])
+            if len(steps) == 3 or len(steps[-1].inputs) != 1:
+                break
+            value = steps[-1].inputs[0]
+        return steps
+
+    for product in graph.operations:
+        if product.kind != "multiply" or product.activation is not None:
+            continue
+        for x, gate in (product.inputs, product.inputs[::-1]):
+            steps, factor, last = chain(gate), 1.0, product
+            if steps and steps[0].kind == "affine":
+                factor = common_factor(steps[0])
+            elif read_once(product.output.number):
+                steps, last = [product, *steps[:2]], readers[product.output.number][0]
+                factor = common_factor(last)
+            if len(steps) == 3 and np.isclose(factor, 1 / 6, rtol=1e-6) and _is_gate(steps[1], steps[2], x):
+                fields = {"inputs": (x,), "output": last.output, "name": last.name, "use": last.use}
+                merged[last] = dataclasses.replace(product, kind="hard_swish", **fields)
+                gone.update(steps)
+                break
+    return graph.with_operations(merged.get(step, step) for step in graph.operations if step not in gone)
+
+
+def _is_gate(clipped, shifted, x):
+    """Whether two steps are `relu6(x + 3)`."""
+    is_clipped = clipped.kind == "identity" and clipped.activation == "relu6"
+    return is_clipped and shifted.inputs == (x,) and common_factor(shifted, shift=3) == 1
+
+
+def common_factor(operation: Operation, *, shift: float = 0.0) -> float:
+    """The factor of an operation that scales all channels alike and adds `shift` to each; 0 for other operations."""
+    if operation.kind != "affine" or operation.activation is not None or np.ptp(operation.scale):
+        return 0.0
+    shifts = 0 if operation.bias is None else operation.bias
+    return float(operation.scale[0]) if np.all(shifts == np.float32(shift)) else 0.0

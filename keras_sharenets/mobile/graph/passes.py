@@ -9,9 +9,14 @@ import dataclasses
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.hard_swish import merge_hard_swish
 from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Value
-from keras_sharenets.mobile.graph.merging import merge_added, merge_into_producer, merge_reshapes
+from keras_sharenets.mobile.graph.merging import (
+    common_factor,
+    merge_added,
+    merge_hard_swish,
+    merge_into_producer,
+    merge_reshapes,
+)
 from keras_sharenets.mobile.graph.quantization import rewritable_kernels
 from keras_sharenets.ops.convolution import same_padding
 
@@ -88,8 +93,8 @@ def fold_gate_factors(graph: InferenceGraph) -> InferenceGraph:
         return None if others or one is operation or operation.output.number in graph.ranges else one
 
     for operation in graph.operations:
-        factor = _factor(operation)
-        if factor is not None:
+        factor = common_factor(operation)
+        if factor:
             product = reader_of(operation)
             reader = reader_of(product) if product is not None and product.kind == "multiply" else None
             if reader is not None and reader.kind in _WITH_KERNEL and reader.kernel in rewritable:
@@ -132,10 +137,17 @@ def split_unit_vectors(graph: InferenceGraph) -> InferenceGraph:
     return graph.with_operations(operations)
 
 
-def _factor(operation):
-    """The factor of an operation that only multiplies all channels by one number; otherwise `None`."""
-    bare = operation.kind == "affine" and operation.activation is None and not np.any(operation.bias)
-    return operation.scale[0] if bare and operation.scale[0] and not np.ptp(operation.scale) else None
+def split_hard_swish(graph: InferenceGraph) -> InferenceGraph:
+    """Splits each hard swish into `x * hard_sigmoid(x)`: XNNPACK supports both in integers, but not hard swish."""
+    number, operations = graph.next_number(), []
+    for operation in graph.operations:
+        if operation.kind == "hard_swish":
+            gate = Value(number, operation.output.shape)
+            number += 1
+            operations.append(dataclasses.replace(operation, kind="hard_sigmoid", output=gate))
+            operation = dataclasses.replace(operation, kind="multiply", inputs=(*operation.inputs, gate))
+        operations.append(operation)
+    return graph.with_operations(operations)
 
 
 def fuse_activations(graph: InferenceGraph) -> InferenceGraph:
@@ -208,8 +220,8 @@ def _pads_alike(pad, reader):
 def _hoist(graph, kind, hoisted):
     """Moves scales, shifts and ReLUs above operations of a kind.
 
-    `hoisted(before, operation, number, readers)` returns the operations in their new order, with new values numbered
-    from `number`, or `None` if this operation stays below `before`.
+    `hoisted(before, operation, number)` returns the operations in their new order, with new values numbered from
+    `number`, or `None` if this operation stays below `before`.
     """
     readers, producers, operations = graph.consumers(), {}, []
     number = graph.next_number()
@@ -217,7 +229,7 @@ def _hoist(graph, kind, hoisted):
         before, order = producers.get(operation.source), None
         if before is not None and before.kind == kind:
             movable = operation.kind in ("affine", "identity") and len(readers[before.output.number]) == 1
-            order = hoisted(before, operation, number, readers) if movable else None
+            order = hoisted(before, operation, number) if movable else None
         if order is not None:
             operations.remove(before)
             number += len(order) - 1
@@ -229,7 +241,7 @@ def _hoist(graph, kind, hoisted):
 def hoist_above_reshape(graph: InferenceGraph) -> InferenceGraph:
     """Moves a scale, shift or ReLU above a reshape that keeps the channels, next to their producer."""
 
-    def hoisted(reshape, operation, number, readers):
+    def hoisted(reshape, operation, number):
         (source,) = reshape.inputs
         if source.shape[-1] != operation.output.shape[-1]:
             return None
@@ -245,7 +257,7 @@ def hoist_above_reshape(graph: InferenceGraph) -> InferenceGraph:
 def hoist_above_permute(graph: InferenceGraph) -> InferenceGraph:
     """Moves a scale, shift or ReLU above a permutation of channels, where more can be folded."""
 
-    def hoisted(permute, operation, number, readers):
+    def hoisted(permute, operation, number):
         indices, between = permute.attributes["indices"], Value(number, permute.output.shape)
         vectors = {name: _unpermuted(getattr(operation, name), indices) for name in ("scale", "bias")}
         return [
@@ -266,8 +278,9 @@ def _unpermuted(vector, indices):
 
 def hoist_above_concat(graph: InferenceGraph) -> InferenceGraph:
     """Moves a scale, shift or ReLU above a concatenation of channels, split among its parts."""
+    readers = graph.consumers()
 
-    def hoisted(concat, operation, number, readers):
+    def hoisted(concat, operation, number):
         if any(len(readers.get(value.number, ())) != 1 for value in concat.inputs):
             return None
         moved, start = [], 0

@@ -16,7 +16,7 @@ from keras_sharenets._types import Shape
 from keras_sharenets.analysis.graph import Call, Tensor
 from keras_sharenets.mobile.graph.activation_rules import activate
 from keras_sharenets.mobile.graph.inference_graph import Value
-from keras_sharenets.mobile.graph.keras_rules import POINTWISE
+from keras_sharenets.mobile.graph.keras_rules import POINTWISE, constant_product
 from keras_sharenets.mobile.graph.rules import GraphBuilder, call_arguments, lowers, refuse
 from keras_sharenets.mobile.graph.steps import array, reshaped, scaled, transposed, unnamed_class
 
@@ -112,8 +112,11 @@ def _bias(layer, path, result, added, shape):
     return np.broadcast_to(bias.reshape(sides), wide).ravel()
 
 
-def product_of_two(graph: GraphBuilder, layer: Any, call: Call, x: Sequence[Value], shape: Shape) -> Value:
-    """`matmul` of two tensors with the same number of axes."""
+@lowers(unnamed_class(ops.matmul, "Matmul"))
+def _matmul(graph: GraphBuilder, layer: Any, call: Call, x: Sequence[Value], shape: Shape) -> Value:
+    """A product with a constant matrix, or of two tensors with the same number of axes."""
+    if len(x) == 1:
+        return constant_product(graph, layer, call, x, shape)
     if len(x) != 2 or len(x[0].shape) != len(x[1].shape) or len(x[0].shape) < 3:
         raise refuse(layer, call.path, "is not a product of matrices for each image.")
     return graph.add("matmul", layer.name, x, shape)

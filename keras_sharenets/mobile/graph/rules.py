@@ -17,7 +17,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sharenets.analysis.graph import Call, Tensor
+from keras_sharenets.analysis.graph import Call, Graph, Tensor
+from keras_sharenets.layers.quantized_kernels import inner
 from keras_sharenets.mobile.graph.inference_graph import Constant, Operation, Value
 
 
@@ -291,3 +292,41 @@ def check_call(layer: keras.Operation, call: Call, rule: Rule) -> None:
             continue
         shown = "a tensor" if isinstance(value, Tensor) else repr(value)
         raise refuse(layer, call.path, f"is called with `{name}` (={shown}), which cannot be exported to TFLite.")
+
+
+def check_masks(traced: Graph) -> None:
+    """Raises `UnsupportedLayerError` if a layer gets a mask that is not an input of its call.
+
+    The graph of a model has the mask of a layer with one input. Keras passes the masks of several inputs, as those of
+    an attention, when the model runs, so the file would compute without them: on examples without padding, the same.
+    """
+    masked: set[int] = set()
+    for call in traced.calls:
+        layer = inner(call.operation)
+        if not isinstance(layer, keras.layers.Layer):  # Functions drop masks.
+            continue
+        reads = any(tensor.number in masked for tensor in call.inputs)
+        if reads:
+            _check_masks_of(layer, call, masked)
+        makes = isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False)
+        if makes or (reads and layer.supports_masking):
+            masked.update(tensor.number for tensor in call.outputs)
+
+
+def _check_masks_of(layer, call, masked):
+    signature = inspect.signature(layer.call)
+    given = signature.bind(*call.args, **call.kwargs).arguments
+    # This layer takes the mask of its query from the tensor, even if another one is passed.
+    always = isinstance(layer, keras.layers.MultiHeadAttention)
+    for name, value in given.items():
+        tensors = (each for each in keras.tree.flatten(value) if isinstance(each, Tensor))
+        if not any(tensor.number in masked for tensor in tensors):
+            continue
+        mask = "mask" if len(call.inputs) == 1 or isinstance(value, (list, tuple)) else f"{name}_mask"
+        if mask in signature.parameters and (always or given.get(mask) is None):
+            raise refuse(
+                layer,
+                call.path,
+                f"gets the mask of padded steps as `{mask}` when Keras runs it, but not in the graph of the model: set "
+                "`mask_zero=False` where it comes from, and pass the mask explicitly.",
+            )

@@ -13,11 +13,9 @@ from keras import layers
 from keras_sharenets._types import Shape
 from keras_sharenets.analysis.graph import Call
 from keras_sharenets.mobile.graph.inference_graph import Value
-from keras_sharenets.mobile.graph.keras_rules import POINTWISE, linear
+from keras_sharenets.mobile.graph.keras_rules import POINTWISE, WINDOW, linear
 from keras_sharenets.mobile.graph.rules import GraphBuilder, lowers
 from keras_sharenets.mobile.graph.steps import array, pad
-
-_WINDOW = "kernel_size strides padding dilation_rate activation use_bias"
 
 
 def _row(graph: GraphBuilder, layer: Any, x: Sequence[Value]) -> Value:
@@ -53,7 +51,7 @@ def _padded(graph: GraphBuilder, layer: Any, x: Sequence[Value], *, equal: bool 
     return y, {"strides": (step if equal else 1, step), "padding": padding, **dilation}
 
 
-@lowers(layers.Conv1D, reads=f"filters groups {_WINDOW}")
+@lowers(layers.Conv1D, reads=f"filters groups {WINDOW}")
 def _conv1d(graph: GraphBuilder, layer: Any, call: Call, x: Sequence[Value], shape: Shape) -> Value:
     y, window = _padded(graph, layer, x)
     kernel = _kernel(graph, layer, "kernel")
@@ -61,14 +59,14 @@ def _conv1d(graph: GraphBuilder, layer: Any, call: Call, x: Sequence[Value], sha
     return _sequence(graph, layer, y, shape)
 
 
-@lowers(layers.DepthwiseConv1D, reads=f"depth_multiplier {_WINDOW}")
+@lowers(layers.DepthwiseConv1D, reads=f"depth_multiplier {WINDOW}")
 def _depthwise(graph, layer, call, x, shape):
     y, window = _padded(graph, layer, x, equal=True)
     y = linear(graph, "depthwise", layer, call, [y], _row_shape(shape), _kernel(graph, layer, "kernel"), **window)
     return _sequence(graph, layer, y, shape)
 
 
-@lowers(layers.SeparableConv1D, reads=f"filters depth_multiplier {_WINDOW}")
+@lowers(layers.SeparableConv1D, reads=f"filters depth_multiplier {WINDOW}")
 def _separable(graph, layer, call, x, shape):
     y, window = _padded(graph, layer, x, equal=True)
     between = (*_row_shape(shape)[:-1], x[0].shape[-1] * layer.depth_multiplier)

@@ -28,7 +28,7 @@ IDENTIFIER = b"TFL3"
 LABELS_BUFFER, LABELS_FILE = "labels", "labels.txt"
 LARGEST_LABELS = 2**24
 TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
-_OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
 _FINAL = {"SOFTMAX": SOFTMAX, "LOGISTIC": SIGMOID}
 _CASTS = ("DEQUANTIZE", "QUANTIZE")
 # Bytes per number of the types that kernels have.
@@ -66,7 +66,7 @@ def operators(model: Model) -> list[tuple[str, list[int], list[int]]]:
         operator = main.Operators(index)
         code = model.OperatorCodes(operator.OpcodeIndex())
         # Old files store the code in the narrow field, new ones in the wide one.
-        name = _OPERATORS[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+        name = OPERATORS[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
         if name == "CUSTOM":
             name = code.CustomCode().decode()
         listed.append((name, operator.InputsAsNumpy().tolist(), operator.OutputsAsNumpy().tolist()))

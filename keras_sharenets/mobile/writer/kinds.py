@@ -12,13 +12,14 @@ from keras_sharenets.mobile.writer.flatbuffer import schema
 from keras_sharenets.mobile.writer.operators import (
     Tensors,
     add_operator,
-    inputs_of,
+    add_plain,
     integers,
     options_of,
     reshape_to,
+    splice,
     transposed,
+    window_options,
 )
-from keras_sharenets.mobile.writer.splicing import splice
 from keras_sharenets.ops import permutations
 
 # The version of CONV_2D with groups, and of TRANSPOSE_CONV with an activation.
@@ -38,12 +39,16 @@ def _convolution_kernel(tensors, operation):
     return tensors.kernel(operation, operation.kernel, operation.kernel.array.transpose(3, 0, 1, 2), axis=0)
 
 
+def _add_with_kernel(tensors, name, operation, kernel, options, version=None):
+    inputs = [tensors.value(operation.inputs[0]), kernel, tensors.bias(operation)]
+    add_operator(tensors, name, inputs, tensors.value(operation.output), options, version)
+
+
 def _conv(tensors, operation):
     """A convolution with or without groups."""
     kernel = _convolution_kernel(tensors, operation)
-    inputs = [tensors.value(operation.inputs[0]), kernel, tensors.bias(operation)]
     version = _GROUPED if operation.attributes["groups"] > 1 else None
-    add_operator(tensors, "CONV_2D", inputs, tensors.value(operation.output), options_of("Conv2D", operation), version)
+    _add_with_kernel(tensors, "CONV_2D", operation, kernel, window_options("Conv2D", operation), version)
 
 
 def _shared_conv(tensors, operation):
@@ -57,7 +62,7 @@ def _shared_conv(tensors, operation):
     y = tensors.like(operation.output, (repeats, height, width, filters // repeats), name="t")
     inputs = [x, kernel, tensors.zeros(operation, filters // repeats)]
     version = _GROUPED if operation.attributes["groups"] > repeats else None
-    add_operator(tensors, "CONV_2D", inputs, y, options_of("Conv2D", operation), version)
+    add_operator(tensors, "CONV_2D", inputs, y, window_options("Conv2D", operation), version)
     table = (repeats, height * width, filters // repeats)
     y = transposed(tensors, y, operation.output, table, (1, 0, 2), operation.output.shape, free=1)
     tensors.bind(operation.output, y)
@@ -68,7 +73,8 @@ def _depthwise(tensors, operation):
     height, width, channels, filters = operation.kernel.array.shape
     array = operation.kernel.array.reshape(1, height, width, channels * filters)
     kernel = tensors.kernel(operation, operation.kernel, array, axis=3)
-    _depthwise_conv(tensors, operation, kernel, options_of("DepthwiseConv2D", operation, depthMultiplier=filters))
+    options = window_options("DepthwiseConv2D", operation, depthMultiplier=filters)
+    _add_with_kernel(tensors, "DEPTHWISE_CONV_2D", operation, kernel, options)
 
 
 def _conv_transpose(tensors, operation):
@@ -76,7 +82,7 @@ def _conv_transpose(tensors, operation):
     kernel, shape = _convolution_kernel(tensors, operation), integers(tensors, operation.output.shape)
     inputs = [shape, kernel, tensors.value(operation.inputs[0]), tensors.bias(operation)]
     version = _ACTIVATED if operation.activation else None
-    options = options_of("TransposeConv", operation)
+    options = window_options("TransposeConv", operation)
     add_operator(tensors, "TRANSPOSE_CONV", inputs, tensors.value(operation.output), options, version)
 
 
@@ -85,10 +91,10 @@ def _affine(tensors, operation):
 
     Vectors and sequences are reshaped to images.
     """
-    options = options_of("DepthwiseConv2D", operation, depthMultiplier=1, strideH=1, strideW=1)
+    options = window_options("DepthwiseConv2D", operation, depthMultiplier=1, strideH=1, strideW=1)
     kernel, shape = tensors.scale(operation, operation.scale), operation.output.shape
     if len(shape) == 4:
-        _depthwise_conv(tensors, operation, kernel, options)
+        _add_with_kernel(tensors, "DEPTHWISE_CONV_2D", operation, kernel, options)
         return
     (source,), image = operation.inputs, (1, 1, math.prod(shape[:-1]), shape[-1])
     x, y = (tensors.like(value, image, name="t") for value in (source, operation.output))
@@ -104,42 +110,28 @@ def _hard_sigmoid(tensors, operation):
     _affine(tensors, dataclasses.replace(operation, kind="affine", **vectors))
 
 
-def _depthwise_conv(tensors, operation, kernel, options):
-    inputs = [tensors.value(operation.inputs[0]), kernel, tensors.bias(operation)]
-    add_operator(tensors, "DEPTHWISE_CONV_2D", inputs, tensors.value(operation.output), options)
-
-
 def _dense(tensors, operation):
     """A matrix product."""
     kernel = tensors.kernel(operation, operation.kernel, operation.kernel.array.T, axis=0)
-    inputs = [tensors.value(operation.inputs[0]), kernel, tensors.bias(operation)]
-    options = options_of("FullyConnected", operation)
-    add_operator(tensors, "FULLY_CONNECTED", inputs, tensors.value(operation.output), options)
+    _add_with_kernel(tensors, "FULLY_CONNECTED", operation, kernel, window_options("FullyConnected", operation))
 
 
-def _matmul(tensors, operation):
-    """A product of two values, image by image."""
-    inputs, options = inputs_of(tensors, operation), schema.BatchMatMulOptionsT()
-    add_operator(tensors, "BATCH_MATMUL", inputs, tensors.value(operation.output), options)
+def _plain(name, options=lambda operation: None):
+    """An operator that takes all inputs unchanged, with the `options(operation)`."""
+    return lambda tensors, operation: add_plain(tensors, name, operation, options(operation))
 
 
-def _plain(name, kind=None):
-    """An operator that takes all inputs unchanged; `kind` names its options if they include an activation."""
-
-    def write(tensors, operation):
-        options = None if kind is None else options_of(kind, operation)
-        add_operator(tensors, name, inputs_of(tensors, operation), tensors.value(operation.output), options)
-
-    return write
+def _fusing(name, kind):
+    """An operator whose options include an activation."""
+    return _plain(name, lambda operation: window_options(kind, operation))
 
 
 def _pool(name):
-    def write(tensors, operation):
+    def options(operation):
         height, width = operation.attributes["pool_size"]
-        options = options_of("Pool2D", operation, filterHeight=height, filterWidth=width)
-        add_operator(tensors, name, inputs_of(tensors, operation), tensors.value(operation.output), options)
+        return window_options("Pool2D", operation, filterHeight=height, filterWidth=width)
 
-    return write
+    return _plain(name, options)
 
 
 def _concat(tensors, operation):
@@ -157,26 +149,21 @@ def _concat(tensors, operation):
 
 
 def _join(tensors, parts, target, axis):
-    options = schema.ConcatenationOptionsT()
-    options.axis = axis
-    add_operator(tensors, "CONCATENATION", parts, target, options)
+    add_operator(tensors, "CONCATENATION", parts, target, options_of("Concatenation", axis=axis))
 
 
 def _pad(tensors, operation):
-    inputs = [*inputs_of(tensors, operation), integers(tensors, operation.attributes["paddings"])]
-    name, options = "PAD", schema.PadOptionsT()
+    name, options = "PAD", options_of("Pad")
     if "mode" in operation.attributes:
-        name, options = "MIRROR_PAD", schema.MirrorPadOptionsT()
-        options.mode = getattr(schema.MirrorPadMode, operation.attributes["mode"].upper())
-    add_operator(tensors, name, inputs, tensors.value(operation.output), options)
+        mode = getattr(schema.MirrorPadMode, operation.attributes["mode"].upper())
+        name, options = "MIRROR_PAD", options_of("MirrorPad", mode=mode)
+    add_plain(tensors, name, operation, options, operation.attributes["paddings"])
 
 
 def _reduced(name):
     def write(tensors, operation):
-        options = schema.ReducerOptionsT()
-        options.keepDims = operation.attributes["keepdims"]
-        inputs = [*inputs_of(tensors, operation), integers(tensors, reduced_axes(operation))]
-        add_operator(tensors, name, inputs, tensors.value(operation.output), options)
+        options = options_of("Reducer", keepDims=operation.attributes["keepdims"])
+        add_plain(tensors, name, operation, options, reduced_axes(operation))
 
     return write
 
@@ -202,7 +189,7 @@ def _crop(tensors, operation):
 def _cut(tensors, source, target, begin, shape):
     """The part of a tensor with the given start and shape."""
     inputs = [source, integers(tensors, begin), integers(tensors, shape)]
-    add_operator(tensors, "SLICE", inputs, target, schema.SliceOptionsT())
+    add_operator(tensors, "SLICE", inputs, target, options_of("Slice"))
 
 
 def _resize(tensors, operation):
@@ -211,15 +198,11 @@ def _resize(tensors, operation):
         "nearest": ("RESIZE_NEAREST_NEIGHBOR", "ResizeNearestNeighbor"),
         "bilinear": ("RESIZE_BILINEAR", "ResizeBilinear"),
     }[operation.attributes["mode"]]
-    options = getattr(schema, f"{kind}OptionsT")()
-    options.halfPixelCenters = True
-    inputs = [*inputs_of(tensors, operation), integers(tensors, operation.output.shape[1:3])]
-    add_operator(tensors, name, inputs, tensors.value(operation.output), options)
+    add_plain(tensors, name, operation, options_of(kind, halfPixelCenters=True), operation.output.shape[1:3])
 
 
 def _transpose(tensors, operation):
-    inputs = [*inputs_of(tensors, operation), integers(tensors, operation.attributes["order"])]
-    add_operator(tensors, "TRANSPOSE", inputs, tensors.value(operation.output), schema.TransposeOptionsT())
+    add_plain(tensors, "TRANSPOSE", operation, options_of("Transpose"), operation.attributes["order"])
 
 
 def _constant(tensors, operation):
@@ -231,20 +214,8 @@ def _divide(tensors, operation):
     """Division in float, because there is no integer division."""
     inputs = [tensors.real(value) for value in operation.inputs]
     quotient = tensors.writer.tensor(operation.output.shape, "float32")
-    tensors.writer.operator("DIV", 1, inputs, [quotient], options_of("Div", operation))
+    tensors.writer.operator("DIV", 1, inputs, [quotient], window_options("Div", operation))
     tensors.give_real(operation.output, quotient)
-
-
-def _gelu(tensors, operation):
-    options = schema.GeluOptionsT()
-    options.approximate = operation.attributes["approximate"]
-    add_operator(tensors, "GELU", inputs_of(tensors, operation), tensors.value(operation.output), options)
-
-
-def _leaky_relu(tensors, operation):
-    options = schema.LeakyReluOptionsT()
-    options.alpha = operation.attributes["slope"]
-    add_operator(tensors, "LEAKY_RELU", inputs_of(tensors, operation), tensors.value(operation.output), options)
 
 
 def _stack(tensors, operation):
@@ -270,10 +241,7 @@ def _permute(tensors, operation):
     elif rotated_groups(operation):
         _rotate(tensors, operation, rotated_groups(operation))
     else:
-        options = schema.GatherOptionsT()
-        options.axis = len(source.shape) - 1
-        inputs = [tensors.value(source), integers(tensors, indices)]
-        add_operator(tensors, "GATHER", inputs, tensors.value(operation.output), options)
+        add_plain(tensors, "GATHER", operation, options_of("Gather", axis=len(source.shape) - 1), indices)
 
 
 def rotated_groups(operation: Operation) -> int:
@@ -312,13 +280,7 @@ def _is_shuffle(indices, channels, rows):
 
 
 def _identity(tensors, operation):
-    _plain({"relu": "RELU", "relu6": "RELU6"}[operation.activation])(tensors, operation)
-
-
-def _softmax(tensors, operation):
-    options = schema.SoftmaxOptionsT()
-    options.beta = 1.0
-    add_operator(tensors, "SOFTMAX", inputs_of(tensors, operation), tensors.value(operation.output), options)
+    add_plain(tensors, {"relu": "RELU", "relu6": "RELU6"}[operation.activation], operation)
 
 
 _KINDS = {
@@ -330,9 +292,9 @@ _KINDS = {
     "dense": _dense,
     "conv_transpose": _conv_transpose,
     "constant": _constant,
-    "add": _plain("ADD", "Add"),
-    "subtract": _plain("SUB", "Sub"),
-    "multiply": _plain("MUL", "Mul"),
+    "add": _fusing("ADD", "Add"),
+    "subtract": _fusing("SUB", "Sub"),
+    "multiply": _fusing("MUL", "Mul"),
     "divide": _divide,
     "prelu": _plain("PRELU"),
     "maximum": _plain("MAXIMUM"),
@@ -345,7 +307,7 @@ _KINDS = {
     "mean": _reduced("MEAN"),
     "max": _reduced("REDUCE_MAX"),
     "min": _reduced("REDUCE_MIN"),
-    "matmul": _matmul,
+    "matmul": _plain("BATCH_MATMUL", lambda operation: options_of("BatchMatMul")),
     "reshape": _reshape,
     "slice": _slice,
     "stack": _stack,
@@ -353,15 +315,15 @@ _KINDS = {
     "crop": _crop,
     "resize": _resize,
     "transpose": _transpose,
-    "softmax": _softmax,
-    "l2_normalize": _plain("L2_NORMALIZATION", "L2Norm"),
+    "softmax": _plain("SOFTMAX", lambda operation: options_of("Softmax", beta=1.0)),
+    "l2_normalize": _fusing("L2_NORMALIZATION", "L2Norm"),
     "sigmoid": _plain("LOGISTIC"),
     "tanh": _plain("TANH"),
     "elu": _plain("ELU"),
-    "gelu": _gelu,
+    "gelu": _plain("GELU", lambda operation: options_of("Gelu", approximate=operation.attributes["approximate"])),
     "hard_sigmoid": _hard_sigmoid,
     "hard_swish": _plain("HARD_SWISH"),
-    "leaky_relu": _leaky_relu,
+    "leaky_relu": _plain("LEAKY_RELU", lambda operation: options_of("LeakyRelu", alpha=operation.attributes["slope"])),
     "abs": _plain("ABS"),
     "exp": _plain("EXP"),
     "log": _plain("LOG"),

@@ -1,4 +1,4 @@
-"""Helpers for writing operators of a TFLite file: versions, options, and intermediate tensors.
+"""Helpers for writing operators of a TFLite file: versions, options, intermediate tensors, and copied operators.
 
 `Tensors` determines the representation of values and constants in the file (float, or integers with a scale).
 """
@@ -10,49 +10,21 @@ from typing import Any
 import numpy as np
 
 from keras_sharenets.mobile.graph.inference_graph import Constant, Operation, Value
+from keras_sharenets.mobile.inspect.file import OPERATORS, TYPES
 from keras_sharenets.mobile.writer.flatbuffer import schema
 
-# The first version of each operator that supports the features used here.
+# The first version of an operator that supports the features used here, and the operators with other ones.
+_FIRST = {"float32": 1, "int8": 2}
 _VERSIONS = {
-    "ABS": {"float32": 1, "int8": 2},
-    "ADD": {"float32": 1, "int8": 2},
-    "AVERAGE_POOL_2D": {"float32": 1, "int8": 2},
-    "BATCH_MATMUL": {"float32": 1, "int8": 2},
-    "CONCATENATION": {"float32": 1, "int8": 2},
     "CONV_2D": {"float32": 1, "int8": 3},
     "DEPTHWISE_CONV_2D": {"float32": 1, "int8": 3},
     "ELU": {"float32": 1, "int8": 1},
-    "EXP": {"float32": 1, "int8": 2},
     "FULLY_CONNECTED": {"float32": 1, "int8": 4},
-    "GATHER": {"float32": 1, "int8": 2},
-    "GELU": {"float32": 1, "int8": 2},
     "HARD_SWISH": {"float32": 1, "int8": 1},
-    "L2_NORMALIZATION": {"float32": 1, "int8": 2},
-    "LEAKY_RELU": {"float32": 1, "int8": 2},
-    "LOG": {"float32": 1, "int8": 2},
-    "LOGISTIC": {"float32": 1, "int8": 2},
-    "MAX_POOL_2D": {"float32": 1, "int8": 2},
-    "MAXIMUM": {"float32": 1, "int8": 2},
-    "MEAN": {"float32": 1, "int8": 2},
-    "MINIMUM": {"float32": 1, "int8": 2},
-    "MIRROR_PAD": {"float32": 1, "int8": 2},
-    "MUL": {"float32": 1, "int8": 2},
-    "PAD": {"float32": 1, "int8": 2},
     "PRELU": {"float32": 1, "int8": 1},
-    "REDUCE_MAX": {"float32": 1, "int8": 2},
-    "REDUCE_MIN": {"float32": 1, "int8": 2},
-    "RELU": {"float32": 1, "int8": 2},
-    "RELU6": {"float32": 1, "int8": 2},
     "RESHAPE": {"float32": 1, "int8": 1},
     "RESIZE_BILINEAR": {"float32": 3, "int8": 3},
     "RESIZE_NEAREST_NEIGHBOR": {"float32": 3, "int8": 3},
-    "RSQRT": {"float32": 1, "int8": 2},
-    "SLICE": {"float32": 1, "int8": 2},
-    "SOFTMAX": {"float32": 1, "int8": 2},
-    "SQRT": {"float32": 1, "int8": 2},
-    "SUB": {"float32": 1, "int8": 2},
-    "TANH": {"float32": 1, "int8": 2},
-    "TRANSPOSE": {"float32": 1, "int8": 2},
     "TRANSPOSE_CONV": {"float32": 3, "int8": 3},
 }
 _FUSED = {
@@ -61,6 +33,9 @@ _FUSED = {
     "relu6": schema.ActivationFunctionType.RELU6,
 }
 _PADDING = {"same": schema.Padding.SAME, "valid": schema.Padding.VALID}
+
+# Fields of the subgraphs that an operator runs.
+_INNER = ("condSubgraphIndex", "bodySubgraphIndex", "thenSubgraphIndex", "elseSubgraphIndex")
 
 
 class Tensors:
@@ -140,7 +115,7 @@ def add_operator(
     tensors: Tensors, name: str, inputs: list[int], output: int, options: Any = None, version: int | None = None
 ) -> None:
     """Adds an operator with one output, in the version for the file's data type unless `version` is given."""
-    tensors.writer.operator(name, version or _VERSIONS[name][tensors.version], inputs, [output], options)
+    tensors.writer.operator(name, version or _VERSIONS.get(name, _FIRST)[tensors.version], inputs, [output], options)
 
 
 def integers(tensors: Tensors, values: Any) -> int:
@@ -149,23 +124,30 @@ def integers(tensors: Tensors, values: Any) -> int:
     return tensors.writer.tensor(array.shape, "int32", constant=array, name="d")
 
 
-def inputs_of(tensors: Tensors, operation: Operation) -> list[int]:
-    """The numbers of an operation's input tensors."""
-    return [tensors.value(value) for value in operation.inputs]
+def add_plain(tensors: Tensors, name: str, operation: Operation, options: Any = None, *constants: Any) -> None:
+    """Adds an operator from the inputs of an operation, followed by integer constants, to its output."""
+    inputs = [tensors.value(value) for value in operation.inputs]
+    inputs += [integers(tensors, values) for values in constants]
+    add_operator(tensors, name, inputs, tensors.value(operation.output), options)
 
 
-def options_of(kind: str, operation: Operation, **more: Any) -> Any:
-    """Options with the strides, padding, dilation and activation of an operation, if present."""
+def options_of(kind: str, **fields: Any) -> Any:
+    """Options of an operator, such as `Conv2DOptionsT` for the kind `"Conv2D"`."""
     options = getattr(schema, f"{kind}OptionsT")()
-    options.fusedActivationFunction = _FUSED[operation.activation]
-    if "strides" in operation.attributes:
-        options.strideH, options.strideW = operation.attributes["strides"]
-        options.padding = _PADDING[operation.attributes["padding"]]
-    if "dilation" in operation.attributes:
-        options.dilationHFactor, options.dilationWFactor = operation.attributes["dilation"]
-    for name, value in more.items():
+    for name, value in fields.items():
         setattr(options, name, value)
     return options
+
+
+def window_options(kind: str, operation: Operation, **fields: Any) -> Any:
+    """Options with the strides, padding, dilation and activation of an operation, if present."""
+    fields["fusedActivationFunction"] = _FUSED[operation.activation]
+    if "strides" in operation.attributes:
+        fields["strideH"], fields["strideW"] = operation.attributes["strides"]
+        fields["padding"] = _PADDING[operation.attributes["padding"]]
+    if "dilation" in operation.attributes:
+        fields["dilationHFactor"], fields["dilationWFactor"] = operation.attributes["dilation"]
+    return options_of(kind, **fields)
 
 
 def reshape_to(tensors: Tensors, source: int, target: int, shape: tuple[int, ...], free: int = 0) -> None:
@@ -173,8 +155,7 @@ def reshape_to(tensors: Tensors, source: int, target: int, shape: tuple[int, ...
     if tensors.any_number_of_images:
         shape = tuple(-1 if axis == free else side for axis, side in enumerate(shape))
     # The shape is also a constant input, because some runtimes read only that.
-    options = schema.ReshapeOptionsT()
-    options.newShape = list(shape)
+    options = options_of("Reshape", newShape=list(shape))
     add_operator(tensors, "RESHAPE", [source, integers(tensors, shape)], target, options)
 
 
@@ -195,9 +176,79 @@ def transposed(
     reshape_to(tensors, source, table, before, free)
     turned_shape = tuple(before[axis] for axis in order)
     turned = tensors.like(value, turned_shape, name=None if after == turned_shape else "t")
-    add_operator(tensors, "TRANSPOSE", [table, integers(tensors, order)], turned, schema.TransposeOptionsT())
+    add_operator(tensors, "TRANSPOSE", [table, integers(tensors, order)], turned, options_of("Transpose"))
     if after == turned_shape:
         return turned
     result = tensors.like(value, after)
     reshape_to(tensors, turned, result, after)
     return result
+
+
+def splice(tensors: Tensors, operation: Operation) -> None:
+    """Adds the operators of a `"converted"` operation, which compute in float in every file."""
+    model = schema.ModelT.InitFromPackedBuf(operation.attributes["program"].data, 0)
+    graph = model.subgraphs[0]
+    numbers = dict(zip(graph.inputs.tolist(), map(tensors.real, operation.inputs), strict=True))
+    (end,) = _copy(tensors.writer, model, graph, numbers, tensors.real_constant)
+    tensors.give_real(operation.output, end)
+
+
+def _copy(writer, model, graph, numbers, constant):
+    """Adds the operators of a graph.
+
+    Args:
+        writer: the `FileWriter`.
+        model: the model that contains the graph.
+        graph: the graph.
+        numbers: tensor numbers in the file by input index.
+        constant: function that adds an array as a constant and returns its number in the file.
+
+    Returns:
+        The numbers of its outputs.
+    """
+    numbers = {-1: -1, **numbers}
+
+    def read(index):
+        if index not in numbers:
+            tensor = graph.tensors[index]
+            data = model.buffers[tensor.buffer].data
+            contents = np.asarray([] if data is None else data, "uint8").tobytes()
+            numbers[index] = constant(np.frombuffer(contents, TYPES[tensor.type]).reshape(_shape(tensor)))
+        return numbers[index]
+
+    for operator in graph.operators:
+        inputs = [read(index) for index in operator.inputs.tolist()]
+        options = operator.builtinOptions if operator.builtinOptions is not None else operator.builtinOptions2
+        for name in _INNER:
+            if hasattr(options, name):
+                setattr(options, name, _copy_inner(writer, model, model.subgraphs[getattr(options, name)]))
+        for index in operator.outputs.tolist():
+            tensor, name = graph.tensors[index], None if index in graph.outputs else "t"
+            numbers[index] = _computed(writer, tensor, name)
+        code = model.operatorCodes[operator.opcodeIndex]
+        name = OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        writer.operator(name, code.version, inputs, [numbers[index] for index in operator.outputs.tolist()], options)
+    return [read(index) for index in graph.outputs.tolist()]
+
+
+def _copy_inner(writer, model, graph):
+    """Adds a subgraph that an operator runs, and returns its number."""
+
+    def fill():
+        ends = {index: graph.tensors[index] for index in graph.inputs.tolist()}
+        numbers = {index: _computed(writer, end, "t") for index, end in ends.items()}
+        outputs = _copy(
+            writer, model, graph, numbers, lambda array: writer.tensor(array.shape, array.dtype.name, constant=array)
+        )
+        return list(numbers.values()), outputs
+
+    return writer.inner_graph(fill)
+
+
+def _computed(writer, tensor, name):
+    """A copy of a computed tensor."""
+    return writer.tensor(_shape(tensor), TYPES[tensor.type], name=name, signature=tensor.shapeSignature)
+
+
+def _shape(tensor):
+    return () if tensor.shape is None else tuple(np.asarray(tensor.shape).ravel().tolist())
