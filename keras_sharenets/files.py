@@ -156,6 +156,11 @@ def split_labels(data: bytes) -> tuple[str, ...]:
     return tuple(text.split("\n")) if text else ()
 
 
+def folder_bytes(folder: str | os.PathLike) -> int:
+    """The total size of the files below a folder."""
+    return sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
+
+
 def replace_folder(source: str | os.PathLike, target: str | os.PathLike) -> None:
     """Atomically creates the folder `target`, which must not exist, as a copy of `source`."""
     target = pathlib.Path(target)

@@ -10,14 +10,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AGAIN = 0.5  # Seconds after which a signal counts as a new one: `timeout` and some batch systems send each twice.
 _STUCK = 5.0  # Seconds within which Python must handle a signal, unless a training run has deferred it.
-Handler = Callable[[int, FrameType | None], Any]
 
 
 class Interrupted(KeyboardInterrupt):

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -18,13 +19,6 @@ PACKAGES = ("keras", "tensorflow", "jax", "ai-edge-litert", "numpy")
 
 def describe_machine() -> dict[str, Any]:
     """Date, machine, versions and backend, as plain data for JSON."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    versions["keras_sharenets"] = keras_sharenets.__version__
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "processor": _processor(),
@@ -33,8 +27,20 @@ def describe_machine() -> dict[str, Any]:
         # The 15-minute load average. A load above the number of cores makes timings unreliable.
         "load": round(os.getloadavg()[2], 2) if hasattr(os, "getloadavg") else None,
         "backend": keras.backend.backend(),
-        "versions": versions,
+        "versions": package_versions(PACKAGES),
     }
+
+
+def package_versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """Versions of Python, of this library, and of packages; `None` for a package that is not installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    versions["keras_sharenets"] = keras_sharenets.__version__
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
 
 
 def _processor() -> str:

@@ -167,11 +167,10 @@ def _with_copies(arrangement: np.ndarray, per_group: int) -> list[int]:
     [0, 2, 1, 3, 4, 6, 5, 7]
     """
     originals = per_group // (int(arrangement.max()) + 1)
-    order = sorted(
+    return sorted(
         range(len(arrangement)),
         key=lambda index: (index // per_group, index % per_group % originals, arrangement[index]),
     )
-    return list(order)
 
 
 def draw_exciting(rows: Mapping[str, tuple[Sequence[int], np.ndarray]], title: str) -> bytes:

@@ -192,8 +192,9 @@ def _open(arguments: argparse.Namespace) -> list[_Network]:
 def _named(name: str, options: dict[str, Any]) -> _Network:
     """A named network, with the pretrained weights of the package if there are any."""
     from keras_sharenets.models import create_model, list_trained
+    from keras_sharenets.models.variant import network_label
 
-    label = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+    label = network_label(name, options)
     trained = [each for each in list_trained(name) if dict(each.options) == options]
     if trained:
         weights = trained[0].weights

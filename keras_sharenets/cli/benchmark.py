@@ -58,7 +58,7 @@ def check(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets import files, mobile
     from keras_sharenets.machine import describe_machine
-    from keras_sharenets.mobile.inspect import benchmark_figure, tables
+    from keras_sharenets.mobile.inspect import tables
     from keras_sharenets.mobile.inspect.benchmark import operator_times
 
     accuracies = parse_accuracies(arguments.accuracy, arguments.files)
@@ -70,6 +70,6 @@ def run(arguments: argparse.Namespace) -> Answer:
         parts.append(tables.operator_table(path, operators[path]))
     if arguments.figure:
         title = "Accuracy and size of TFLite files"
-        files.write_bytes(arguments.figure, benchmark_figure.draw_accuracy_against_size(reports, accuracies, title))
+        files.write_bytes(arguments.figure, tables.draw_accuracy_against_size(reports, accuracies, title))
     entries = tables.benchmark_entries(reports, accuracies, operators)
     return Answer("\n".join(parts), {"machine": describe_machine(), "files": entries})

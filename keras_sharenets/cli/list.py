@@ -61,6 +61,7 @@ def networks(pattern: str) -> list[dict[str, Any]]:
     """
     from keras_sharenets.models import find_variant, list_counts, list_trained
     from keras_sharenets.models.registry import FAMILIES, find_family
+    from keras_sharenets.models.variant import network_label
 
     untrained = {field.name: None for field in dataclasses.fields(list_trained()[0])}
     trained = {(each.model, tuple(each.options.items())): dataclasses.asdict(each) for each in list_trained(pattern)}
@@ -71,7 +72,7 @@ def networks(pattern: str) -> list[dict[str, Any]]:
             options = counts.options
             known = trained.get((name, tuple(options.items())), {})
             if not known or len(known["class_names"]) == counts.num_classes:
-                label = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+                label = network_label(name, options)
                 about = {"name": name, "label": label, "family": find_family(name)}
                 about |= {"published": variant.configurations[0].published, "note": variant.note}
                 found[label] = {**untrained, **about, "options": options, **dataclasses.asdict(counts), **known}

@@ -23,6 +23,7 @@ from keras_sharenets.cli.arguments import (
 )
 from keras_sharenets.cli.command import Answer, load_keras, say, say_over
 from keras_sharenets.cli.fit import JIT_COMPILE, tell_epochs
+from keras_sharenets.models.variant import network_label
 from keras_sharenets.rendering.tables import Rows, text_table
 from keras_sharenets.training.data.sources import DataSource
 from keras_sharenets.training.papers.entries import DATA, Entry, Paper, Row, counts_of, papers, recipe_of
@@ -286,7 +287,7 @@ def _cells(paper: Paper, row: Row, all_rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _network(row: Row) -> str:
-    return " ".join([row.network or "-", *(f"{name}={value}" for name, value in row.options.items())])
+    return network_label(row.network or "-", row.options)
 
 
 def _without_empty(rows: Rows) -> Rows:
@@ -304,7 +305,7 @@ def _show_runs(groups: Sequence[Group], folders: Sequence[pathlib.Path]) -> str:
     rows: list[Sequence[str]] = [_RUNS]
     for group in groups:
         run = group.run
-        name = " ".join([run.model, *(f"{key}={value}" for key, value in run.options.items())])
+        name = network_label(run.model, run.options)
         data = f"{run.data['name']}, {run.data['train']:,} images" if "train" in run.data else run.data["name"]
         finished = sorted({len(each.epochs) for each in group.runs})
         epochs = f"{run.recipe.epochs}" if finished == [run.recipe.epochs] else f"{finished[0]} of {run.recipe.epochs}"

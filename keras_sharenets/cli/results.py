@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.files import check_paths
+from keras_sharenets.models.variant import network_label
 from keras_sharenets.rendering.tables import markdown_table
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 from keras_sharenets.training.papers.runs import mean_and_deviation, percent
@@ -252,7 +253,7 @@ def _network(row: Row, place: pathlib.Path) -> tuple[str, ...]:
 
 
 def _name(run: Run, quote: str = "") -> str:
-    return " ".join([f"{quote}{run.model}{quote}", *(f"{key}={value}" for key, value in run.options.items())])
+    return network_label(f"{quote}{run.model}{quote}", run.options)
 
 
 def describe_training(run: Run) -> str:

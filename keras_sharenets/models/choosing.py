@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from keras_sharenets import _checks
 from keras_sharenets.models.counts import NetworkCounts, counts_of, list_counts
 from keras_sharenets.models.registry import create_model, list_models
+from keras_sharenets.models.variant import network_label
 from keras_sharenets.models.weights import TrainedWeights, list_trained
 from keras_sharenets.timing import Timing
 
@@ -52,7 +53,7 @@ class Proposal:
     @property
     def label(self) -> str:
         """The name of the network with its options."""
-        return " ".join([self.model, *(f"{key}={value}" for key, value in self.options.items())])
+        return network_label(self.model, self.options)
 
 
 def choose(

@@ -25,6 +25,15 @@ def printed_count(text: str) -> float:
     return float(text[:-1]) * {"K": 1e3, "M": 1e6}[text[-1]]
 
 
+def network_label(name: str, options: Mapping[str, Any]) -> str:
+    """The name of a network with its options.
+
+    >>> network_label("sl3_resnet_64", {"width": 40})
+    'sl3_resnet_64 width=40'
+    """
+    return " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+
+
 # Most families have these; a family without one states the reason.
 OPTIONAL = ("recipe", "search space", "unshared baseline")
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import files
-from keras_sharenets.models.variant import Variant
+from keras_sharenets.models.variant import Variant, network_label
 
 if TYPE_CHECKING:
     import keras
@@ -58,7 +58,7 @@ class TrainedWeights:
     @property
     def label(self) -> str:
         """The name of the network with its options, for example `sl3_resnet_64 width=40`."""
-        return " ".join([self.model, *(f"{key}={value}" for key, value in self.options.items())])
+        return network_label(self.model, self.options)
 
 
 @functools.cache

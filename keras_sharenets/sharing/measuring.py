@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_sharenets._types import Tensor
 from keras_sharenets.analysis.graph import Call, Graph
-from keras_sharenets.analysis.graph import Tensor as Traced
+from keras_sharenets.analysis.running import run_call, run_calls
 from keras_sharenets.sharing.places import Place, normalizes_channels, numpy_of
 from keras_sharenets.sharing.shared_kernels import one_thread
 
@@ -56,28 +56,15 @@ def as_inputs(model: keras.Model, sample_images: Any) -> list[np.ndarray]:
     return arrays
 
 
-def run(graph: Graph, inputs: Sequence[np.ndarray], look: Callable[[Call, list[Tensor]], None]) -> None:
-    """Runs a network call by call, in inference mode, and passes each call with its inputs to `look` before it runs."""
-    left = collections.Counter(tensor.number for call in graph.calls for tensor in call.inputs)
-    values = {
-        tensor.number: keras.ops.convert_to_tensor(array, tensor.dtype)
-        for tensor, array in zip(graph.inputs, inputs, strict=True)
-    }
-    for call in graph.calls:
-        look(call, [values[tensor.number] for tensor in call.inputs])
+def _watch(graph: Graph, inputs: Sequence[np.ndarray], look: Callable[[Call, list[Tensor]], None]) -> None:
+    """Runs a network call by call, and passes each call with its inputs to `look` before it runs."""
 
-        def value(argument: Any) -> Any:
-            return values[argument.number] if isinstance(argument, Traced) else argument
+    def run(call, given):
+        look(call, given)
+        return run_call(call, given)
 
-        args, kwargs = keras.tree.map_structure(value, (call.args, call.kwargs))
-        if "training" in kwargs:  # As in Keras, the mode of the network takes precedence over that of the call.
-            kwargs["training"] = False
-        results = keras.tree.flatten(call.operation(*args, **kwargs))
-        values.update((tensor.number, result) for tensor, result in zip(call.outputs, results, strict=True))
-        for tensor in call.inputs:
-            left[tensor.number] -= 1
-            if not left[tensor.number]:
-                values.pop(tensor.number, None)
+    for _ in run_calls(graph, inputs, run):
+        pass
 
 
 def _statistics(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +115,7 @@ def measure_samples(graph: Graph, places: Sequence[Place], inputs: Sequence[np.n
         for place_in_sum, part in enumerate((len(rows), rows.sum(axis=0), rows.T @ rows)):
             total[place_in_sum] = total[place_in_sum] + part
 
-    run(graph, inputs, look)
+    _watch(graph, inputs, look)
     moments = {}
     for place in places:
         if place.path in sums:
@@ -170,4 +157,4 @@ def measure_normalizations(
             np.maximum((numpy_of(norm.moving_variance) + norm.epsilon) * growth - norm.epsilon, 0)
         )
 
-    run(graph, inputs, look)
+    _watch(graph, inputs, look)

@@ -65,7 +65,7 @@ def check_batches(data, images):
     """Whether a file accepts a batch and gives the same outputs as for single images; otherwise, resizing must fail."""
     interpreter = file.open_bytes(data, "The file")
     (entry,), (end,) = interpreter.get_input_details(), interpreter.get_output_details()
-    (alone,) = file.run_images(interpreter, images, [end["index"]])
+    (alone,) = file.run_examples(interpreter, (images,), [end["index"]])
     assert entry["shape_signature"][0] == end["shape_signature"][0] == 1  # LiteRT.js refuses -1.
     try:
         interpreter.resize_tensor_input(entry["index"], images.shape)

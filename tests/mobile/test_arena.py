@@ -134,7 +134,7 @@ def test_prefer_memory_reduces_arena_without_changing_outputs(residual, digits):
         data = convert(residual, images, quantization="int8", prefer=prefer)
         interpreter = file.open_bytes(data, "The file")
         (end,) = interpreter.get_output_details()
-        (answers[prefer],) = file.run_images(interpreter, images, [end["index"]])
+        (answers[prefer],) = file.run_examples(interpreter, (images,), [end["index"]])
         parsed[prefer] = file.parse(data)
     assert any(np.array_equal(answers["memory"], answers[other]) for other in ("size", "speed"))
     assert len(np.unique(answers["memory"])) > 10
@@ -172,7 +172,7 @@ def test_dequantized_constants_are_not_counted_in_the_arena(trained, digits):
     outputs = []
     for data in (half, plain):
         interpreter = file.open_bytes(data, "The file")
-        outputs += file.run_images(interpreter, images, [interpreter.get_output_details()[0]["index"]])
+        outputs += file.run_examples(interpreter, (images,), [interpreter.get_output_details()[0]["index"]])
     np.testing.assert_allclose(*outputs, atol=1e-6)
 
 
@@ -192,7 +192,7 @@ def test_shared_float16_kernel_is_dequantized_before_its_first_call():
         parsed, interpreter = file.parse(data), file.open_bytes(data, "The file")
         made = [file.tensor_shape(parsed, end[0]) for name, _, end in file.operators(parsed) if name == "CONV_2D"]
         orders[prefer] = [shape[1] for shape in made if shape[-1] == 6]
-        (outputs[prefer],) = file.run_images(interpreter, images, [interpreter.get_output_details()[0]["index"]])
+        (outputs[prefer],) = file.run_examples(interpreter, (images,), [interpreter.get_output_details()[0]["index"]])
     assert sorted(orders["size"]) == sorted(orders["memory"]) == [4, 8, 16]
     assert orders["size"][0] != orders["memory"][0]
     np.testing.assert_allclose(outputs["memory"], outputs["size"], atol=1e-5)

@@ -13,9 +13,8 @@ from mobile_networks import convert
 from keras_sharenets.mobile import benchmark_tflite, compare_tflite
 from keras_sharenets.mobile.inspect import benchmark, memory_probe
 from keras_sharenets.mobile.inspect.benchmark import delegation
-from keras_sharenets.mobile.inspect.benchmark_figure import draw_accuracy_against_size
 from keras_sharenets.mobile.inspect.file import open_tflite
-from keras_sharenets.mobile.inspect.tables import benchmark_entries, benchmark_table
+from keras_sharenets.mobile.inspect.tables import benchmark_entries, benchmark_table, draw_accuracy_against_size
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])

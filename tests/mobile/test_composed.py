@@ -157,7 +157,7 @@ def test_attention_runs_in_integers(name):
     data = convert(model, PIXELS, quantization="int8", input_type="float32", output_type="float32")
     assert [each for each, *_ in file.operators(file.parse(data))].count("DEQUANTIZE") == 1  # Of the output.
     interpreter, right = file.open_bytes(data, "The file"), np.asarray(model(PIXELS))
-    (result,) = file.run_images(interpreter, PIXELS, [interpreter.get_output_details()[0]["index"]])
+    (result,) = file.run_examples(interpreter, (PIXELS,), [interpreter.get_output_details()[0]["index"]])
     assert np.linalg.norm(result - right) < 0.05 * np.linalg.norm(right)
 
 

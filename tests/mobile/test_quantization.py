@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from mobile_networks import convert, operators_and_types
+from mobile_networks import convert_with_graph, operators_and_types
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
 from keras_sharenets.mobile.graph.quantization import _value_quantization, filter_limits
 from keras_sharenets.mobile.graph.rounding_error import rounding_error
-from keras_sharenets.mobile.inspect.file import open_bytes, open_tflite, run_images
+from keras_sharenets.mobile.inspect.file import open_bytes, open_tflite, run_examples
 
 RANGES = [(0.0, 6.0), (-3.0, 0.0), (-1.0, 2.0), (-0.1, 25.4), (-128.0, 127.0), (-1.0, 1.0), (-2.1, 1.9), (-0.303, 2.0)]
 
@@ -87,7 +87,7 @@ def test_channel_scales_are_per_tensor_if_the_next_kernel_takes_the_remainder(tm
     expected = np.maximum(images * scale + shift, 0) @ kernel
     interpreter = open_tflite(tmp_path / "net.tflite")
     (end,) = interpreter.get_output_details()
-    (found,) = run_images(interpreter, images, [end["index"]])
+    (found,) = run_examples(interpreter, (images,), [end["index"]])
     assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
     (constant,) = (each for each in interpreter.get_tensor_details() if each["name"].endswith("/s"))
     assert len(constant["quantization_parameters"]["scales"]) == steps
@@ -124,7 +124,7 @@ def test_hard_swish_uses_operators_of_the_target(tmp_path, prefer, operators, sh
     assert operators <= set(names)
     assert operators & {"HARD_SWISH"} == set(names) & {"HARD_SWISH"}
     interpreter = open_tflite(tmp_path / "net.tflite")
-    (outputs,) = run_images(interpreter, values, [interpreter.get_output_details()[0]["index"]])
+    (outputs,) = run_examples(interpreter, (values,), [interpreter.get_output_details()[0]["index"]])
     expected = values * np.clip(values.astype("float64") / 6 + 0.5, 0, 1)
     # Half a step each of the input (with slope at most 1.5), of the gate (times 8), and of the output.
     np.testing.assert_allclose(outputs, expected, atol=(1.5 * 16 + 8 + 8.375) / 510)
@@ -148,8 +148,8 @@ def test_bounds_do_not_determine_the_scale(bounds):
     )
     model = keras.Model(inputs, ops.clip(convolution(inputs), *bounds))
     images = np.arange(-80.0, 176, 16, dtype="float32").reshape(1, 4, 4, 1) / (20 if bounds[1] == 1 else 100)
-    quantized = []
-    interpreter = open_bytes(convert(model, images, quantization="int8", on_graph=quantized.append), "The file")
-    (result,) = run_images(interpreter, images, [interpreter.get_output_details()[0]["index"]])
+    data, quantized = convert_with_graph(model, images, quantization="int8")
+    interpreter = open_bytes(data, "The file")
+    (result,) = run_examples(interpreter, (images,), [interpreter.get_output_details()[0]["index"]])
     np.testing.assert_allclose(result, np.clip(images + 0.3, *bounds), atol=0.01)
-    assert rounding_error(quantized[0], (images,)).layers.get(convolution.name, 0) < 0.02
+    assert rounding_error(quantized, (images,)).layers.get(convolution.name, 0) < 0.02

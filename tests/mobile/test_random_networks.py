@@ -19,7 +19,7 @@ def scores_of(data, pixels):
     interpreter = file.open_bytes(data, "the file", experimental_preserve_all_tensors=True)
     tensor = file.score_tensors(file.parse(data))[0]
     output = interpreter.get_output_details()[0]["index"]
-    return file.run_images(interpreter, pixels, [output if tensor is None else tensor])[0]
+    return file.run_examples(interpreter, (pixels,), [output if tensor is None else tensor])[0]
 
 
 def converted_by_tensorflow(model, pixels):

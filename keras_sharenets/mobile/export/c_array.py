@@ -101,10 +101,7 @@ def write_c_array(path: str | os.PathLike, output: str | os.PathLike) -> list[st
             convert, or needs an operator that it does not have.
     """
     data, output = file.read_bytes(path), pathlib.Path(output)
-    try:
-        model = file.parse(data)
-    except ValueError as error:
-        raise ValueError(f"{path} is not a TFLite file: {error}") from error
+    model = file.parse_named(data, path)
     if "float16" in file.constant_bytes(model):
         raise ValueError(f"{path} has float16 weights, which LiteRT for Microcontrollers cannot convert: use int8.")
     if output.suffix == ".c":

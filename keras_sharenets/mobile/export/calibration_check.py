@@ -17,8 +17,9 @@ import numpy as np
 from keras_sharenets import layers as ours
 from keras_sharenets import precisions
 from keras_sharenets.analysis.graph import Call, Graph, trace
+from keras_sharenets.analysis.running import run_calls
 from keras_sharenets.heads import end_of
-from keras_sharenets.mobile.export.reference import keras_calls, run_keras
+from keras_sharenets.mobile.export.reference import run_keras
 from keras_sharenets.mobile.export.representative_data import spread, synthetic_images
 from keras_sharenets.mobile.graph.quantization import PIXELS, are_pixels
 
@@ -224,7 +225,7 @@ def _measured(graph: Graph, wanted: list[Call], images: np.ndarray) -> list[tupl
     totals = [[0, 0.0, 0.0] for _ in wanted]
     for start in range(0, len(images), _BATCH):
         waiting = list(wanted)
-        for call, inputs, _ in keras_calls(graph, (images[start : start + _BATCH],)):
+        for call, inputs, _ in run_calls(graph, (images[start : start + _BATCH],)):
             if call in waiting:
                 numbers, total = _middle(_array(inputs[0])), totals[wanted.index(call)]
                 total[0] += len(numbers)

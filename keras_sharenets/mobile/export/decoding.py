@@ -17,7 +17,6 @@ import tensorflow as tf
 _LUMA = (0.299, 0.587, 0.114)
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
 _UNKNOWN = "a file of an unknown kind"
-_GIF = "a GIF file whose first frame is transparent or does not fill the image"
 # Magic bytes of each kind of file (a dot is any byte), and whether the graph can decode it.
 _KINDS = (
     ("JPEG", b"\xff\xd8\xff", True),

@@ -6,9 +6,8 @@ therefore located even if its error hardly affects the final probabilities.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,10 +15,11 @@ import numpy as np
 
 from keras_sharenets import layers as ours
 from keras_sharenets._types import Shape
-from keras_sharenets.analysis.graph import Call, Graph, Tensor, trace
+from keras_sharenets.analysis.graph import Graph, Tensor, trace
+from keras_sharenets.analysis.running import run_call, run_calls
 from keras_sharenets.mobile.graph.inference_graph import BATCH, PROBABILITIES, InferenceGraph, compute, run_all
 from keras_sharenets.mobile.graph.lowering import LoweredCall, lower_calls
-from keras_sharenets.mobile.graph.rules import UnsupportedLayerError, article, call_keras
+from keras_sharenets.mobile.graph.rules import UnsupportedLayerError, article
 
 # Limit of the relative error of a layer and of a graph. Correct ones had up to 1e-6 in networks of up to 100
 # convolutions.
@@ -75,24 +75,6 @@ def input_shapes(traced: Graph) -> list[Shape]:
     return [tensor.shape[1:] for tensor in traced.inputs]
 
 
-def keras_calls(traced: Graph, inputs: Arrays) -> Iterator[tuple[Call, list, list]]:
-    """Runs Keras call by call, in inference mode: each call with its inputs and its outputs."""
-    values = {
-        tensor.number: keras.ops.convert_to_tensor(array, tensor.dtype)
-        for tensor, array in zip(traced.inputs, inputs, strict=True)
-    }
-    readers = collections.Counter(tensor.number for call in traced.calls for tensor in call.inputs)
-    for call in traced.calls:
-        read = [values[tensor.number] for tensor in call.inputs]
-        outputs = call_keras(call, read)
-        yield call, read, outputs
-        values.update((tensor.number, output) for tensor, output in zip(call.outputs, outputs, strict=True))
-        for tensor in call.inputs:
-            readers[tensor.number] -= 1
-            if not readers[tensor.number]:
-                del values[tensor.number]
-
-
 def _run_lowered(lowered: LoweredCall, inputs: Sequence[Any]) -> dict[int, Any]:
     """Runs the lowered form of a call; returns `{value number: tensor}`."""
     # A network may take integers, but a file computes with real numbers, also for uint8.
@@ -138,7 +120,7 @@ def check_layers(lowered: LoweredModel, checked: Arrays) -> None:
     given = {tensor: _batches(array) for tensor, array in zip(traced.inputs, checked, strict=True)}
     results: dict[Tensor, list] = {**given, **{tensor: [] for tensor in traced.outputs if tensor not in given}}
     for batch in zip(*given.values(), strict=True):
-        for each, (call, inputs, expected) in zip(lowered.calls, keras_calls(traced, batch), strict=True):
+        for each, (call, inputs, expected) in zip(lowered.calls, run_calls(traced, batch), strict=True):
             for tensor, output in zip(call.outputs, expected, strict=True):
                 if tensor in results:
                     results[tensor].append(np.asarray(output))
@@ -183,7 +165,7 @@ def _unsaturated_error(lowered, inputs, values):
     if not scores > _SATURATED:
         return 0.0
     smaller = [x * (_SATURATED / float(scores)) for x in inputs]
-    (expected,) = call_keras(lowered.call, smaller)
+    (expected,) = run_call(lowered.call, smaller)
     return _error(_run_lowered(lowered, smaller)[lowered.outputs[0].number], expected)
 
 
@@ -299,7 +281,7 @@ def keras_scores(lowered: LoweredModel, inputs: Arrays) -> Arrays:
     found: dict[int, list[np.ndarray]] = {number: [] for number in sources}
     for batch in zip(*map(_batches, inputs), strict=True):
         values = dict(zip((value.number for value in graph.inputs), batch, strict=True))
-        for each, (_, read, outputs) in zip(lowered.calls, keras_calls(lowered.traced, batch), strict=True):
+        for each, (_, read, outputs) in zip(lowered.calls, run_calls(lowered.traced, batch), strict=True):
             if any(step.output.number in found for step in each.operations):
                 values = {**_run_lowered(each, read), **values}
             values.update(zip((value.number for value in each.outputs), outputs, strict=True))

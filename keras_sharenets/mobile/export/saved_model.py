@@ -125,7 +125,7 @@ def export_saved_model(
         folder = pathlib.Path(parent) / "model"
         _write(model, head, folder, names, shape)
         difference = _verify(model, head, folder, names, images)
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        size = files.folder_bytes(folder)
         files.replace_folder(folder, path)
     return SavedModelReport(str(path), size, difference, verified_on, names)
 

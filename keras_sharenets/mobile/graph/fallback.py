@@ -16,8 +16,9 @@ import tensorflow as tf
 from keras import ops
 
 from keras_sharenets.analysis.graph import Call
+from keras_sharenets.analysis.running import run_call
 from keras_sharenets.mobile.graph.inference_graph import Constant, Value
-from keras_sharenets.mobile.graph.rules import GraphBuilder, UnsupportedLayerError, call_keras
+from keras_sharenets.mobile.graph.rules import GraphBuilder, UnsupportedLayerError
 from keras_sharenets.mobile.graph.steps import operation_class
 from keras_sharenets.mobile.inspect import file
 
@@ -96,7 +97,7 @@ def _converted(layer, call, place, refusal):
         if function is not None and layer.axis is not None and len(read) == 1:
             indices = function(read[0], layer.axis, tf.int32)  # Microcontrollers do not support int64 here.
             return tf.cast(tf.expand_dims(indices, layer.axis) if layer.keepdims else indices, "float32")
-        return tf.cast(call_keras(call, read, layer)[place], "float32")
+        return tf.cast(run_call(call, read, layer)[place], "float32")
 
     shapes = [(1, *tensor.shape[1:]) for tensor in call.inputs]
     function = tf.function(alone, input_signature=[tf.TensorSpec(shape) for shape in shapes], autograph=False)

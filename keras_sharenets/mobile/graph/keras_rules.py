@@ -17,7 +17,7 @@ from keras import layers, ops
 from keras_sharenets import layers as ours
 from keras_sharenets._types import Shape
 from keras_sharenets.analysis.graph import Call, Tensor
-from keras_sharenets.mobile.graph.activation_rules import activate
+from keras_sharenets.mobile.graph.elementwise_rules import activate
 from keras_sharenets.mobile.graph.inference_graph import Constant, Value
 from keras_sharenets.mobile.graph.rules import RULES, GraphBuilder, lowers, refuse
 from keras_sharenets.mobile.graph.steps import array, concatenated, operation_class, pair, unnamed_class

@@ -18,11 +18,10 @@ import keras
 
 from keras_sharenets import layers as ours
 from keras_sharenets.analysis.graph import Call, Graph, Tensor, trace
+from keras_sharenets.analysis.running import run_call, run_calls
 from keras_sharenets.layers.quantized_kernels import inner
 from keras_sharenets.layers.whitening import Whitening
 from keras_sharenets.mobile.graph import (  # Most are imported only to register their rules.
-    arithmetic_rules,  # noqa: F401
-    image_rules,  # noqa: F401
     moving_rules,  # noqa: F401
     normalization_rules,  # noqa: F401
     product_rules,  # noqa: F401
@@ -35,7 +34,6 @@ from keras_sharenets.mobile.graph.rules import (
     RULES,
     GraphBuilder,
     UnsupportedLayerError,
-    call_keras,
     check_arguments,
     check_call,
     check_class,
@@ -217,7 +215,7 @@ def _traced(layer, call):
     try:
         # The scope discards updates of the layer's variables.
         with keras.StatelessScope(), _symbols_beside_variables():
-            outputs = call_keras(call, symbols, layer, inside=True)
+            outputs = run_call(call, symbols, layer, inside=True)
             graph = _with_known_shapes(trace(keras.Model(symbols, outputs)))
     # A layer that is not a composition may raise any exception for symbolic tensors.
     except Exception:
@@ -237,12 +235,10 @@ def _with_known_shapes(graph: Graph) -> Graph:
     if all(None not in tensor.shape[1:] for call in graph.calls for tensor in call.outputs):
         return graph
     known = {tensor.number: tensor for tensor in graph.inputs}
-    values = {tensor.number: keras.ops.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in graph.inputs}
+    zeros = [keras.ops.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in graph.inputs]
     calls = []
-    for call in graph.calls:
-        results = call_keras(call, [values[tensor.number] for tensor in call.inputs])
+    for call, _, results in run_calls(graph, zeros):
         for tensor, result in zip(call.outputs, results, strict=True):
-            values[tensor.number] = result
             known[tensor.number] = dataclasses.replace(tensor, shape=(tensor.shape[0], *result.shape[1:]))
         given = keras.tree.map_structure(
             lambda argument: known[argument.number] if isinstance(argument, Tensor) else argument,

@@ -14,7 +14,7 @@ from keras import layers, ops
 
 from keras_sharenets._types import Shape
 from keras_sharenets.analysis.graph import Call, Tensor
-from keras_sharenets.mobile.graph.activation_rules import activate
+from keras_sharenets.mobile.graph.elementwise_rules import activate
 from keras_sharenets.mobile.graph.inference_graph import Value
 from keras_sharenets.mobile.graph.keras_rules import POINTWISE, constant_product
 from keras_sharenets.mobile.graph.rules import GraphBuilder, call_arguments, lowers, refuse

@@ -251,24 +251,6 @@ def _equal(value, default):
     return value == default
 
 
-def call_keras(call: Call, inputs: Sequence[Any], operation: Any = None, *, inside: bool = False) -> list[Any]:
-    """The outputs of one call of a layer, in inference mode, for new inputs.
-
-    Args:
-        call: the `Call`.
-        inputs: a tensor for each of its inputs.
-        operation: operation to call instead of the call's own, or `None`.
-        inside: whether to call its method `call`, so that symbolic tensors reach the parts of the layer.
-    """
-    operation, given = call.operation if operation is None else operation, iter(inputs)
-    args, kwargs = keras.tree.map_structure(
-        lambda argument: next(given) if isinstance(argument, Tensor) else argument, (call.args, call.kwargs)
-    )
-    if "training" in inspect.signature(operation.call).parameters:
-        kwargs["training"] = False
-    return keras.tree.flatten((operation.call if inside else operation)(*args, **kwargs))
-
-
 def call_arguments(layer: keras.Operation, call: Call) -> dict[str, Any]:
     """`{name: value}` of the arguments of a call other than the inputs, positional or by keyword."""
     names = [name for name in inspect.signature(layer.call).parameters if name not in ("args", "kwargs")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from keras_sharenets import layers as ours
-from keras_sharenets.mobile.graph.activation_rules import activate
+from keras_sharenets.mobile.graph.elementwise_rules import activate
 from keras_sharenets.mobile.graph.keras_rules import POINTWISE, bias_of, dilation, linear, stored_kernel
 from keras_sharenets.mobile.graph.rules import Rule, call_arguments, lowers, refuse
 from keras_sharenets.mobile.graph.steps import array, pad, pair, scaled

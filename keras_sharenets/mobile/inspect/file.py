@@ -56,6 +56,14 @@ def parse(data: bytes) -> Model:
     return schema.Model.GetRootAs(data)
 
 
+def parse_named(data: bytes, name: object) -> Model:
+    """As `parse`; the error names the file."""
+    try:
+        return parse(data)
+    except ValueError as error:
+        raise ValueError(f"{name} is not a TFLite file: {error}") from error
+
+
 def operators(model: Model) -> list[tuple[str, list[int], list[int]]]:
     """The operators of the main subgraph in order, as `(name, input tensors, output tensors)`.
 
@@ -258,10 +266,7 @@ def open_tflite(path: str | os.PathLike, *, num_threads: int = 1) -> Interpreter
 def open_bytes(data: bytes, name: str, *, num_threads: int = 1, **options: Any) -> Interpreter:
     """As `open_tflite`, for the bytes of a file; messages call it `name`, and `options` are passed to LiteRT."""
     _checks.positive("num_threads", num_threads)
-    try:
-        parse(data)
-    except ValueError as error:
-        raise ValueError(f"{name} is not a TFLite file: {error}") from error
+    parse_named(data, name)
     try:
         # Given bytes, LiteRT verifies the structure of the entire file before it follows any offset.
         with notices.opening():
@@ -299,12 +304,7 @@ def predict_tflite(path: str | os.PathLike, images: np.ndarray) -> np.ndarray:
         raise ValueError(f"`images` must have the shape (n, {', '.join(map(str, expected))}), has {images.shape}.")
     if not np.isfinite(images).all():
         raise ValueError("`images` contains values that are not finite.")
-    return run_images(interpreter, images, [outputs[0]["index"]])[0]
-
-
-def run_images(interpreter: Interpreter, images: np.ndarray, tensors: Sequence[int]) -> list[np.ndarray]:
-    """As [`run_examples`], for a file with one input."""
-    return run_examples(interpreter, (images,), tensors)
+    return run_examples(interpreter, (images,), [outputs[0]["index"]])[0]
 
 
 def run_examples(interpreter: Interpreter, inputs: Sequence[np.ndarray], tensors: Sequence[int]) -> list[np.ndarray]:

@@ -111,10 +111,7 @@ def size_report(path: str | os.PathLike) -> SizeReport:
         ValueError: the file does not exist, is not a TFLite file, or is damaged.
     """
     data = file.read_bytes(path)
-    try:
-        model = file.parse(data)
-    except ValueError as error:
-        raise ValueError(f"{path} is not a TFLite file: {error}") from error
+    model = file.parse_named(data, path)
     try:
         parts, constants = _parts(data, model)
         memory = arena.arena_bytes(model)

@@ -1,26 +1,22 @@
-"""Reports about TFLite files as aligned tables and as dicts."""
+"""Reports about TFLite files as aligned tables, as dicts, and as a figure."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_sharenets.mobile.inspect.benchmark import BenchmarkReport, OperatorTime
 from keras_sharenets.mobile.inspect.size_report import SizeReport
+from keras_sharenets.rendering import figures
 from keras_sharenets.rendering.tables import text_table
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 
 
 def size_table(reports: Sequence[SizeReport]) -> str:
-    """Size breakdown of files.
-
-    Args:
-        reports: sequence of `SizeReport`.
-
-    Returns:
-        A str with one row per part and one column per file, the total, and the estimated activation memory.
-    """
+    """Size breakdown of files: a row per part, a column per file, the total, and the estimated activation memory."""
     parts = [report.parts for report in reports]
     # Constants first, in the order of the reports; a part that no file has is omitted.
     constants = dict.fromkeys(name for report in reports for name in sorted(report.constants))
@@ -38,13 +34,7 @@ def size_table(reports: Sequence[SizeReport]) -> str:
 def benchmark_entries(
     reports: Sequence[BenchmarkReport], accuracies: dict[str, float], operators: dict[str, Sequence[OperatorTime]]
 ) -> list[dict[str, Any]]:
-    """Benchmarks of files as dicts for JSON.
-
-    Args:
-        reports: sequence of `BenchmarkReport`.
-        accuracies: dict from path to accuracy, from 0 to 1.
-        operators: dict from path to a list of `OperatorTime`.
-    """
+    """Benchmarks of files as dicts for JSON, with their accuracies from 0 to 1 and times of operators by path."""
     return [
         {
             **dataclasses.asdict(report),
@@ -57,15 +47,7 @@ def benchmark_entries(
 
 
 def operator_table(path: str, times: Sequence[OperatorTime]) -> str:
-    """Time per kind of operator.
-
-    Args:
-        path: str.
-        times: list of `OperatorTime`.
-
-    Returns:
-        A str with one row per kind of operator, the most expensive first.
-    """
+    """Time per kind of operator of a file, one row each, in the order of `times`."""
     total = sum(entry.milliseconds for entry in times)
     rows = [[path, "count", "ms", "share"]]
     for entry in times:
@@ -83,14 +65,9 @@ def counted(operators: Mapping[str, int]) -> str:
 
 
 def benchmark_table(reports: Sequence[BenchmarkReport], accuracies: dict[str, float] | None = None) -> str:
-    """Benchmarks of files as a table with an explanation.
+    """Benchmarks of files from one run, one row each, followed by the meaning of the columns.
 
-    Args:
-        reports: sequence of `BenchmarkReport` of one run.
-        accuracies: dict from path to accuracy, from 0 to 1, or `None`.
-
-    Returns:
-        A str with one row per file, followed by the meaning of the columns.
+    `accuracies` maps paths to accuracies from 0 to 1, if known.
     """
     head = ["", "file bytes", "weight bytes", "median ms", "spread ms", "peak memory"]
     head += ["delegate partitions", "undelegated operators"]
@@ -114,3 +91,37 @@ def benchmark_table(reports: Sequence[BenchmarkReport], accuracies: dict[str, fl
 undelegated operators: operators that the runtime runs itself.
 peak memory: growth of a new process that opens and runs the file, including parts of the runtime.
 """
+
+
+def draw_accuracy_against_size(reports: Sequence[Any], accuracies: Mapping[str, float], title: str) -> bytes:
+    """A PNG file of size against accuracy, one point per file, from reports with `path` and `file_bytes`.
+
+    `accuracies` has an accuracy from 0 to 1 for each path.
+    """
+    sizes = [report.file_bytes / 1000 for report in reports]
+    shares = [accuracies[report.path] for report in reports]
+    figure = figures.new_figure(7.5, 4.2, title)
+    axes = figure.subplots()
+    axes.scatter(sizes, shares, color=figures.BLUE, s=36, zorder=3)
+    if max(sizes) > 8 * min(sizes):
+        axes.set_xscale("log")
+        figures.log_ticks(axes.xaxis)
+        axes.set_xlim(min(sizes) / 1.6, max(sizes) * 1.6)
+    else:
+        axes.set_xlim(0, 1.15 * max(sizes))
+        axes.xaxis.set_major_formatter("{x:,g}")
+    middle, half = (max(shares) + min(shares)) / 2, max(0.75 * (max(shares) - min(shares)), 0.01)
+    axes.set_ylim(middle - half, middle + half)
+    figures.percent(axes.yaxis)
+    axes.set_xlabel("size of the file in kB (1000 bytes)")
+    axes.set_ylabel("accuracy")
+    figures.frame(axes)
+    figures.name_points(figure, axes, sizes, shares, _short_names([report.path for report in reports]))
+    return figures.png(figure)
+
+
+def _short_names(paths: Sequence[str]) -> list[str]:
+    """The paths without their common folder and without the extension."""
+    full = [os.path.abspath(path) for path in paths]
+    folder = os.path.commonpath([os.path.dirname(path) for path in full])
+    return [pathlib.Path(path).relative_to(folder).with_suffix("").as_posix() for path in full]

@@ -135,7 +135,7 @@ def write_site(
             (folder / f"example{number}.png").write_bytes(data)
         content = {"networks": networks, "examples": [f"example{number}.png" for number in range(len(thumbnails))]}
         files.write_json(folder / "networks.json", content)
-        size = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+        size = files.folder_bytes(folder)
         if output.exists():
             output.rmdir()
         files.replace_folder(folder, output)

@@ -39,7 +39,7 @@ from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.command import resume_command
 from keras_sharenets.training.run.export import export
 from keras_sharenets.training.run.finished import network_file, tested_crops, training_images
-from keras_sharenets.training.run.fit import check_output, check_same_data, package_versions, summarize
+from keras_sharenets.training.run.fit import check_output, check_same_data, installed_versions, summarize
 from keras_sharenets.training.run.loop import train_network
 from keras_sharenets.training.run.progress import Progress
 from keras_sharenets.training.run.record import Run, read_metrics, run_from_dict
@@ -290,7 +290,7 @@ def _run(plan: Plan, step: Step, dataset: Dataset, output: pathlib.Path) -> Run:
         data=summarize(dataset),
         recipe=plan.recipe,
         backend=keras.backend.backend(),
-        versions=package_versions(),
+        versions=installed_versions(),
         source=plan.data,
         precision="float32",
         epochs_on_device="no",

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from keras_sharenets.models.variant import network_label
 from keras_sharenets.models.weights import list_trained
 from keras_sharenets.rendering.tables import markdown_table
 from keras_sharenets.training.recipes.recipe import OPTIONS, PARTS, Recipe
@@ -45,7 +46,7 @@ def model_card(published: Published, counts: Profile | NetworkCounts, *, address
     """
     run, int8 = published.run, published.int8
     data = run.data
-    title = " ".join([run.model, *(f"{key}={value}" for key, value in run.options.items())])
+    title = network_label(run.model, run.options)
     head = [
         *("---", "license: apache-2.0", "library_name: keras", "pipeline_tag: image-classification"),
         *("datasets:", f"- {to_yaml(data['name'])}", "metrics:", "- accuracy", "---"),

@@ -109,8 +109,7 @@ def _export_for_hub(
     assert trained.test_accuracy is not None  # It is finished.
     published = Published(pathlib.Path(folder), trained, trained.test_accuracy, int8)
     files.write_text(target / CARD, model_card(published, profile(model), address=FOR_HUB))
-    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-    return _entry(HUB, HUB, size, "the network itself")
+    return _entry(HUB, HUB, files.folder_bytes(target), "the network itself")
 
 
 def _tested(entry: dict, output: pathlib.Path, dataset: Dataset, crops: str) -> dict:
@@ -161,25 +160,20 @@ def export(
 
         from keras_sharenets import mobile
 
-        if name == "saved_model":
-            report = mobile.export_saved_model(
-                model, output / "saved_model", class_names=class_names, representative_data=images
-            )
-            checked = f"outputs differ by up to {report.largest_difference:.1e}"
-            written.append(_entry(name, pathlib.Path(report.path).name, report.total_bytes, checked, report))
-        elif name == ONNX:
-            report = mobile.export_onnx(
-                model, output / "model.onnx", class_names=class_names, representative_data=images
-            )
-            checked = f"outputs differ by up to {report.largest_difference:.1e}"
-            written.append(_entry(name, pathlib.Path(report.path).name, report.file_bytes, checked, report))
+        given: dict[str, Any] = {"class_names": class_names, "representative_data": images}
+        if name in TFLITE:
+            quantization = None if name == "float" else name
+            report = mobile.export_tflite(model, output / f"{name}.tflite", quantization, **given)
+            size, checked = report.file_bytes, f"same class for {report.top1_agreement:.1%} of {report.verified_on}"
         else:
-            path, quantization = output / f"{name}.tflite", None if name == "float" else name
-            report = mobile.export_tflite(
-                model, path, quantization=quantization, representative_data=images, class_names=class_names
-            )
-            checked = f"same class for {report.top1_agreement:.1%} of {report.verified_on}"
-            written.append(_entry(name, pathlib.Path(report.path).name, report.file_bytes, checked, report))
+            if name == ONNX:
+                report = mobile.export_onnx(model, output / "model.onnx", **given)
+                size = report.file_bytes
+            else:
+                report = mobile.export_saved_model(model, output / "saved_model", **given)
+                size = report.total_bytes
+            checked = f"outputs differ by up to {report.largest_difference:.1e}"
+        written.append(_entry(name, pathlib.Path(report.path).name, size, checked, report))
     files.write_labels(output, class_names)
     return written
 

@@ -6,18 +6,16 @@ import contextlib
 import dataclasses
 import functools
 import importlib
-import importlib.metadata
 import json
 import pathlib
-import platform
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 
-import keras_sharenets
 from keras_sharenets import files
 from keras_sharenets.folder_lock import hold_folder, is_unused
+from keras_sharenets.machine import package_versions
 from keras_sharenets.models import hscnet
 from keras_sharenets.training.data.batches import (
     training_batches,
@@ -112,7 +110,7 @@ def fit(
         data=summarize(dataset),
         recipe=recipe or recipe_for(model_name, dataset.name),
         backend=keras.backend.backend(),
-        versions=package_versions(),
+        versions=installed_versions(),
         source=dataset.source and dataset.source.to_record(),
     )
     devices = connect(run.strategy)
@@ -300,11 +298,6 @@ def summarize(dataset: Dataset) -> dict[str, object]:
     }
 
 
-def package_versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "keras_sharenets": keras_sharenets.__version__}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+def installed_versions() -> dict[str, str]:
+    """Versions of Python, of this library, and of those of `PACKAGES` that are installed."""
+    return {name: version for name, version in package_versions(PACKAGES).items() if version is not None}
