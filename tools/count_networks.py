@@ -21,7 +21,7 @@ import keras
 from keras_sharenets.analysis.catalog import count_network
 from keras_sharenets.analysis.randomization import random_images, randomize_batchnorm
 from keras_sharenets.mobile.export import conversion
-from keras_sharenets.mobile.export.reference import lower_model
+from keras_sharenets.mobile.graph.lowering import lower_model
 from keras_sharenets.models import create_model, list_trained
 from keras_sharenets.models.counts import NetworkCounts, find_counts, write_counts
 from keras_sharenets.models.registry import VARIANTS

@@ -92,8 +92,9 @@ def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileC
     if not writes_files():
         return FileCosts()
     from keras_sharenets.mobile.export import conversion, metadata
-    from keras_sharenets.mobile.export.reference import ExportMismatchError, lower_model
+    from keras_sharenets.mobile.export.reference import ExportMismatchError
     from keras_sharenets.mobile.export.verification import check_model, verify_file
+    from keras_sharenets.mobile.graph.lowering import lower_model
 
     images, contents = (_representative_data(dataset, model.input_shape[1:]),), {}
     try:
@@ -151,7 +152,7 @@ def estimate_file(model: keras.Model, dataset: Dataset) -> bytes:
 
 def _int8_file(model: keras.Model, images: np.ndarray, class_names: Sequence[str]) -> bytes:
     from keras_sharenets.mobile.export import conversion, metadata
-    from keras_sharenets.mobile.export.reference import lower_model
+    from keras_sharenets.mobile.graph.lowering import lower_model
 
     data, _ = conversion.convert(lower_model(model), quantization="int8", representative_data=(images,))
     return metadata.write_labels(data, class_names)

@@ -11,8 +11,8 @@ from families import REPRESENTATIVES, representative
 from keras_sharenets import targets
 from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.mobile.export import conversion
-from keras_sharenets.mobile.export.reference import lower_model
 from keras_sharenets.mobile.export.representative_data import synthetic_images
+from keras_sharenets.mobile.graph.lowering import lower_model
 from keras_sharenets.mobile.inspect import file
 from keras_sharenets.mobile.inspect.arena import arena_bytes
 

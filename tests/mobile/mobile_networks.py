@@ -8,8 +8,10 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_sharenets as ksn
+from keras_sharenets.analysis.graph import trace
 from keras_sharenets.mobile.export import conversion
-from keras_sharenets.mobile.export.reference import lower_model
+from keras_sharenets.mobile.graph.inference_graph import run_all
+from keras_sharenets.mobile.graph.lowering import lower_calls, lower_model
 from keras_sharenets.mobile.inspect import file
 
 # Weights of `small_network` after `train`, which takes five seconds; most tests in this folder load them.
@@ -48,6 +50,17 @@ def with_noise(model):
     weights[middle] = random.permutation(weights[middle].reshape(-1)).reshape(weights[middle].shape)
     copy.set_weights(weights)
     return copy
+
+
+def lower(model, **options):
+    """The inference graph of a network, without any folding."""
+    return lower_calls(trace(model), **options)[0]
+
+
+def run(graph, images, **options):
+    """The output of an inference graph with one input and one output."""
+    (output,) = run_all(graph, (images,), **options)
+    return output
 
 
 def convert(model, representative_data=None, **options):

@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 from harness import slow_after
 from keras import layers, ops
-from mobile_networks import convert
+from mobile_networks import convert, lower
 from random_networks import images
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
-from keras_sharenets.mobile.graph.lowering import _symbols_beside_variables, lower
+from keras_sharenets.mobile.graph.lowering import _symbols_beside_variables
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
 from keras_sharenets.mobile.inspect import file
 

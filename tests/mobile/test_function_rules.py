@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from mobile_networks import lower
 from random_networks import NegatedKernelConv2D, StandardizedConv2D, images
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
-from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.inspect import file
 
 PIXELS = images(0, 32)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from harness import assert_close, pseudo_random
-from mobile_networks import convert
+from mobile_networks import convert, lower, run
 
 import keras_sharenets as ksn
 from keras_sharenets.mobile import predict_tflite
@@ -17,8 +17,6 @@ from keras_sharenets.mobile.graph.group_chains import (
     split_concat_readers,
     stack_groups,
 )
-from keras_sharenets.mobile.graph.inference_graph import run
-from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.inspect.benchmark import delegation
 from keras_sharenets.mobile.inspect.file import open_tflite
 

@@ -4,10 +4,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from mobile_networks import convert
+from mobile_networks import convert, lower
 
 from keras_sharenets.mobile.graph import passes
-from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.inspect import file
 
 SHAPE = (6, 6, 4)

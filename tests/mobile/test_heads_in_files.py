@@ -20,8 +20,9 @@ from keras_sharenets import files, precisions
 from keras_sharenets.heads import head_of
 from keras_sharenets.mobile import export_saved_model, export_tflite, predict_tflite
 from keras_sharenets.mobile.export import conversion, saved_model
-from keras_sharenets.mobile.export.reference import ExportMismatchError, lower_model
+from keras_sharenets.mobile.export.reference import ExportMismatchError
 from keras_sharenets.mobile.export.saved_model import open_saved_model
+from keras_sharenets.mobile.graph.lowering import lower_model
 from keras_sharenets.mobile.inspect.file import parse, read_buffer, read_head, read_labels
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
 from keras_sharenets.training.reports.evaluate import evaluate, predict_test_split

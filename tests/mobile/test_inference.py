@@ -5,8 +5,9 @@ from mobile_networks import small_network
 
 import keras_sharenets as ksn
 from keras_sharenets.heads import final_activation
-from keras_sharenets.mobile.export.reference import keras_scores, lower_model
+from keras_sharenets.mobile.export.reference import keras_scores
 from keras_sharenets.mobile.export.saved_model import inference_model
+from keras_sharenets.mobile.graph.lowering import lower_model
 
 
 def implementations(model):

@@ -6,8 +6,9 @@ from harness import slow_after
 from mobile_networks import convert
 from test_random_networks import converted_by_tensorflow, relative_error, scores_of
 
-from keras_sharenets.mobile.export.reference import check_layers, keras_scores, lower_model
+from keras_sharenets.mobile.export.reference import check_layers, keras_scores
 from keras_sharenets.mobile.export.representative_data import synthetic_images
+from keras_sharenets.mobile.graph.lowering import lower_model
 
 # The smallest supported image of each.
 SIDES = {

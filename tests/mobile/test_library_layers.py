@@ -3,11 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from mobile_networks import convert, operators_and_types, relative_error
+from mobile_networks import convert, lower, operators_and_types, relative_error
 
 import keras_sharenets as ksn
 from keras_sharenets.mobile import predict_tflite
-from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
 
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from mobile_networks import lower, run
 from random_networks import (
     CenteredReLU,
     NegatedKernelConv2D,
@@ -23,12 +24,10 @@ from keras_sharenets.mobile.export.reference import (
     LayerMismatchError,
     check_graph,
     check_layers,
-    lower_model,
     results_of,
 )
 from keras_sharenets.mobile.graph import passes, scales
-from keras_sharenets.mobile.graph.inference_graph import run
-from keras_sharenets.mobile.graph.lowering import lower
+from keras_sharenets.mobile.graph.lowering import lower_model
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
 
 

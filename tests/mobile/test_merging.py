@@ -6,9 +6,8 @@ import keras
 import numpy as np
 import pytest
 from harness import assert_close, pseudo_random
+from mobile_networks import lower, run
 
-from keras_sharenets.mobile.graph.inference_graph import run
-from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.graph.merging import merge_added, merge_equal, merge_reshapes
 from keras_sharenets.mobile.graph.passes import fold_gate_factors, fold_padding, pad_with_zeros
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
-from mobile_networks import convert
+from mobile_networks import convert, lower
 
 from keras_sharenets.mobile import export_tflite
-from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
 from keras_sharenets.mobile.inspect import file
 

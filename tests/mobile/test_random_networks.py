@@ -8,7 +8,8 @@ from random_networks import images, random_network
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
-from keras_sharenets.mobile.export.reference import ExportMismatchError, keras_scores, lower_model, run_keras
+from keras_sharenets.mobile.export.reference import ExportMismatchError, keras_scores, run_keras
+from keras_sharenets.mobile.graph.lowering import lower_model
 from keras_sharenets.mobile.inspect import file
 
 # Tolerance in addition to TensorFlow's error: one quantization step of the scores.

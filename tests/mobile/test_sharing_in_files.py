@@ -10,7 +10,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from families import REPRESENTATIVES, representative
 from harness import calm_statistics
-from mobile_networks import check_batches, convert, operators_and_types, relative_error
+from mobile_networks import check_batches, convert, lower, operators_and_types, relative_error, run
 from tensor_names import check_names
 
 import keras_sharenets as ksn
@@ -18,8 +18,6 @@ from keras_sharenets.analysis import calls
 from keras_sharenets.mobile import predict_tflite
 from keras_sharenets.mobile.export import conversion
 from keras_sharenets.mobile.graph import passes, scales
-from keras_sharenets.mobile.graph.inference_graph import run
-from keras_sharenets.mobile.graph.lowering import lower
 
 BYTES = {None: 4, "float16": 2, "int8": 1}
 

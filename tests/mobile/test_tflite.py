@@ -9,8 +9,9 @@ from mobile_networks import NAMES, small_network, train, with_noise
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
 from keras_sharenets.mobile.export import conversion
-from keras_sharenets.mobile.export.reference import ExportMismatchError, lower_model
+from keras_sharenets.mobile.export.reference import ExportMismatchError
 from keras_sharenets.mobile.graph.inference_graph import Constant
+from keras_sharenets.mobile.graph.lowering import lower_model
 from keras_sharenets.mobile.inspect.file import read_labels
 
 QUANTIZATIONS = (None, "float16", "int8")

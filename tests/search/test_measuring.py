@@ -9,7 +9,7 @@ from harness import slow_after
 
 from keras_sharenets.mobile import export_tflite
 from keras_sharenets.mobile.export import conversion
-from keras_sharenets.mobile.export.reference import lower_model
+from keras_sharenets.mobile.graph.lowering import lower_model
 from keras_sharenets.search import measuring
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.measuring import FileCosts, FileLimits, estimate_costs, measure

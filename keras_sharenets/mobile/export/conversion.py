@@ -23,7 +23,7 @@ from keras_sharenets.mobile.export.representative_data import checked_inputs
 from keras_sharenets.mobile.graph import group_chains, merging, passes, scales
 from keras_sharenets.mobile.graph.arena import best_offsets, best_order
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
-from keras_sharenets.mobile.graph.lowering import lower_calls
+from keras_sharenets.mobile.graph.lowering import LoweredModel, lower_calls
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph, is_clustered, quantize
 from keras_sharenets.mobile.inspect import arena, file
 from keras_sharenets.mobile.writer.tensors import Signature, write_float, write_int8
@@ -94,7 +94,7 @@ def end_types(
 
 
 def convert(
-    lowered: reference.LoweredModel,
+    lowered: LoweredModel,
     *,
     quantization: precisions.Quantization = None,
     representative_data: reference.Arrays | None = None,
@@ -107,7 +107,7 @@ def convert(
     """Converts a network for one image at a time.
 
     Args:
-        lowered: a model with inputs of fixed sizes, as returned by [`reference.lower_model`].
+        lowered: a model with inputs of fixed sizes, as returned by [`lower_model`].
         quantization: a name of [`precisions.PRECISIONS`], or a mapping from patterns of layer names to such names.
         representative_data: an array `(n, ...)` for each input; for images, pixel values `(n, height, width,
             channels)`. Used to measure the range of every value if [`precisions.needs_ranges`].

@@ -15,10 +15,10 @@ import numpy as np
 
 from keras_sharenets import layers as ours
 from keras_sharenets._types import Shape
-from keras_sharenets.analysis.graph import Graph, Tensor, trace
+from keras_sharenets.analysis.graph import Graph, Tensor
 from keras_sharenets.analysis.running import run_call, run_calls
 from keras_sharenets.mobile.graph.inference_graph import BATCH, PROBABILITIES, InferenceGraph, compute, run_all
-from keras_sharenets.mobile.graph.lowering import LoweredCall, lower_calls
+from keras_sharenets.mobile.graph.lowering import LoweredCall, LoweredModel
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError, article
 
 # Limit of the relative error of a layer and of a graph. Correct ones had up to 1e-6 in networks of up to 100
@@ -48,26 +48,6 @@ class LayerMismatchError(ExportMismatchError, UnsupportedLayerError):
 Arrays = tuple[np.ndarray, ...]
 # Outputs and scores.
 Results = tuple[Arrays, Arrays]
-
-
-@dataclasses.dataclass(frozen=True)
-class LoweredModel:
-    """A model, its trace by [`keras_sharenets.analysis.graph.trace`], and its lowered calls."""
-
-    model: keras.Model
-    traced: Graph
-    graph: InferenceGraph
-    calls: tuple[LoweredCall, ...]
-
-
-def lower_model(model: keras.Model) -> LoweredModel:
-    """Lowers every call of a model once, for comparison with Keras.
-
-    Raises:
-        ValueError: the model is not functional, or a layer cannot be lowered (`UnsupportedLayerError`).
-    """
-    traced = trace(model)
-    return LoweredModel(model, traced, *lower_calls(traced))
 
 
 def input_shapes(traced: Graph) -> list[Shape]:

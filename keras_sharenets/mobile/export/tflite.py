@@ -16,9 +16,10 @@ from keras_sharenets import _checks, files, precisions, targets
 from keras_sharenets.analysis.graph import in_full_precision
 from keras_sharenets.analysis.profile import profile_graph
 from keras_sharenets.heads import heads_of
-from keras_sharenets.mobile.export import calibration_check, conversion, metadata, reference
+from keras_sharenets.mobile.export import calibration_check, conversion, metadata
 from keras_sharenets.mobile.export.representative_data import gather_inputs
 from keras_sharenets.mobile.export.verification import Agreement, check_model, verify_file
+from keras_sharenets.mobile.graph.lowering import lower_model
 from keras_sharenets.mobile.inspect import arena, file
 
 
@@ -173,7 +174,7 @@ def export_tflite(
     _checks.tensorflow_backend("Export", "load and export it there")
     shapes, _ = check_model(model)
     model = in_full_precision(model)
-    lowered = reference.lower_model(model)
+    lowered = lower_model(model)
     precisions.check_layers(quantization, (operation.name for operation in lowered.graph.operations))
     heads = heads_of(lowered.traced)
     if class_names is not None:

@@ -14,9 +14,10 @@ from keras_sharenets import _checks, precisions
 from keras_sharenets._types import Shape
 from keras_sharenets.heads import Head, heads_of
 from keras_sharenets.mobile.export import edge_quantizer, reference
-from keras_sharenets.mobile.export.reference import Arrays, ExportMismatchError, LoweredModel, Results
+from keras_sharenets.mobile.export.reference import Arrays, ExportMismatchError, Results
 from keras_sharenets.mobile.export.representative_data import fresh_inputs, verification_inputs
 from keras_sharenets.mobile.graph.inference_graph import FLOAT, InferenceGraph
+from keras_sharenets.mobile.graph.lowering import LoweredModel
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph
 from keras_sharenets.mobile.graph.rounding_error import kernel_rounding_error, rounding_error
 from keras_sharenets.mobile.inspect import file
@@ -106,7 +107,7 @@ def verify_file(
 
     Args:
         data: bytes of the file.
-        lowered: the network, as returned by [`reference.lower_model`].
+        lowered: the network, as returned by [`lower_model`].
         graph: the graph from which the file was written; determines the error that rounding explains.
         quantization: precision of the file.
         representative_data: an array `(n, ...)` for each input, or `None` for synthetic examples.

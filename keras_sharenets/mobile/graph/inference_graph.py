@@ -1,8 +1,8 @@
 """The inference graph: the computation for one image as explicit operations.
 
-`lowering.lower` creates it from a trained Keras model, passes rewrite it, [`run`] evaluates it in float, and the writer
-converts it to a file. A constant is one object however many operations use it; data that differ between uses, such as
-the scale of a folded batch normalization, belong to the operation.
+`lowering.lower_calls` creates it from a trained Keras model, passes rewrite it, [`run_all`] evaluates it in float, and
+the writer converts it to a file. A constant is one object however many operations use it; data that differ between
+uses, such as the scale of a folded batch normalization, belong to the operation.
 """
 
 from __future__ import annotations
@@ -161,14 +161,6 @@ class InferenceGraph:
             dataclasses.replace(operation, kernel=new[operation.kernel]) if operation.kernel in new else operation
             for operation in self.operations
         )
-
-
-def run(
-    graph: InferenceGraph, images: np.ndarray, *, watch: Callable[[Value, np.ndarray], None] | None = None
-) -> np.ndarray:
-    """As [`run_all`], for a graph with one input and one output."""
-    (output,) = run_all(graph, (images,), watch=watch)
-    return output
 
 
 def run_all(

@@ -64,31 +64,42 @@ class LoweredCall:
     outputs: tuple[Value, ...]
 
 
-def lower(model: keras.Model, *, materialize: Materialize = lambda site: True) -> InferenceGraph:
-    """Lowers a trained network to an inference graph, without any folding.
+@dataclasses.dataclass(frozen=True)
+class LoweredModel:
+    """A model, its trace by [`keras_sharenets.analysis.graph.trace`], and its lowered calls."""
 
-    Args:
-        model: functional or built sequential `keras.Model` with inputs and outputs of fixed sizes.
-        materialize: function of a call of a kernel-shared layer, `(name, use)`, that returns whether it becomes one
-            convolution with its effective kernel, instead of operations on the stored tensors.
+    model: keras.Model
+    traced: Graph
+    graph: InferenceGraph
+    calls: tuple[LoweredCall, ...]
 
-    Returns:
-        An `InferenceGraph`, with the learned ranges of a quantization-aware network.
+
+def lower_model(model: keras.Model) -> LoweredModel:
+    """Lowers every call of a model once, for comparison with Keras.
 
     Raises:
-        ValueError: the model is not functional, or has unknown dimensions.
-        UnsupportedLayerError: a layer has no applicable rule; the message names it.
+        ValueError: the model is not functional, or a layer cannot be lowered (`UnsupportedLayerError`).
     """
-    return lower_calls(trace(model), materialize=materialize)[0]
+    traced = trace(model)
+    return LoweredModel(model, traced, *lower_calls(traced))
 
 
 def lower_calls(
     traced: Graph, *, materialize: Materialize = lambda site: True
 ) -> tuple[InferenceGraph, tuple[LoweredCall, ...]]:
-    """As [`lower`], for a traced model.
+    """Lowers a traced network to an inference graph, without any folding.
+
+    Args:
+        traced: the traced network, with inputs and outputs of fixed sizes.
+        materialize: function of a call of a kernel-shared layer, `(name, use)`, that returns whether it becomes one
+            convolution with its effective kernel, instead of operations on the stored tensors.
 
     Returns:
-        `(graph, calls)`: the `InferenceGraph`, and the lowered form of each traced call, in order.
+        `(graph, calls)`: the `InferenceGraph`, with the learned ranges of a quantization-aware network, and the lowered
+        form of each traced call, in order.
+
+    Raises:
+        UnsupportedLayerError: a layer has no applicable rule; the message names it.
     """
     check_masks(traced)
     builder = GraphBuilder()

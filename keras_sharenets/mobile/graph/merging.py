@@ -255,7 +255,8 @@ def _is_gate(clipped, shifted, x):
 
 def common_factor(operation: Operation, *, shift: float = 0.0) -> float:
     """The factor of an operation that scales all channels alike and adds `shift` to each; 0 for other operations."""
-    if operation.kind != "affine" or operation.activation is not None or np.ptp(operation.scale):
+    scale = operation.scale
+    if operation.kind != "affine" or operation.activation is not None or scale is None or np.ptp(scale):
         return 0.0
     shifts = 0 if operation.bias is None else operation.bias
-    return float(operation.scale[0]) if np.all(shifts == np.float32(shift)) else 0.0
+    return float(scale[0]) if np.all(shifts == np.float32(shift)) else 0.0
