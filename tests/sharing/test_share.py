@@ -1,7 +1,5 @@
 import ast
-import dataclasses
 import functools
-import itertools
 import pathlib
 import re
 
@@ -9,13 +7,10 @@ import keras
 import numpy as np
 import pytest
 from harness import assert_close, outputs_and_gradients, outputs_of, pseudo_random, slow_after
-from hypothesis import given
-from hypothesis import strategies as st
 from sharing_networks import images, nested_network, residual_network, set_trained_statistics
 
 import keras_sharenets as ksn
 from keras_sharenets.sharing import HierarchicalGroups, InterleavedGroups, ShareChannels, ShareDepth
-from keras_sharenets.sharing.budget import Choice
 from keras_sharenets.sharing.conversion import convert, inspect_network
 from keras_sharenets.sharing.proposals import propose
 
@@ -316,37 +311,6 @@ def test_stem_is_not_shared_by_default():
     assert shared.left["stem"]
 
 
-@pytest.mark.parametrize("larger_too", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_max_parameters(larger_too):
-    model = residual_network(blocks=1, stages=1)
-    with pytest.raises(ValueError, match=r"`max_parameters` .*must be at least") as error:
-        ksn.share(model, max_parameters=100)
-    least = int(re.search("at least ([0-9,]+)", str(error.value))[1].replace(",", ""))
-    before = ksn.profile(model).stored_parameters
-    half_way = (least + before) // 2
-    smaller = ksn.share(model, max_parameters=least)
-    assert smaller.parameters == least == ksn.profile(smaller.model).stored_parameters
-    if not larger_too:
-        return
-    larger = ksn.share(model, max_parameters=half_way)
-    assert least < larger.parameters <= half_way
-    # A smaller budget causes larger errors.
-    assert sum(layer.kernel_error for layer in smaller.layers) > sum(layer.kernel_error for layer in larger.layers)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the export needs TensorFlow")
-def test_max_tflite_bytes(tmp_path):
-    model = residual_network(blocks=1)
-    before = ksn.mobile.export_tflite(model, tmp_path / "before.tflite").file_bytes
-    shared = ksn.share(model, max_tflite_bytes=int(0.8 * before))
-    after = ksn.mobile.export_tflite(shared.model, tmp_path / "after.tflite").file_bytes
-    assert after <= 0.8 * before
-    assert after == shared.tflite_bytes
-    with pytest.raises(ValueError, match=r"`max_tflite_bytes` .*must be at least"):
-        ksn.share(model, max_tflite_bytes=1000)
-
-
 @pytest.mark.parametrize("fits", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_example_in_documentation(fits):
     page = (pathlib.Path(__file__).parents[2] / "docs" / "share.md").read_text()
@@ -432,50 +396,3 @@ def test_constrained_layer_is_skipped_with_a_reason():
     assert "LoRA" in shared.left["adapted"]
     assert "activity regularizer" in shared.left["sparse"]
     assert [layer.path for layer in shared.layers] == ["conv1", "conv2"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FakeChange:
-    """The attributes of a change that `Choice` uses."""
-
-    places: tuple
-    saved: int
-    loss: float
-
-
-def maximum_saving(changes):
-    """The maximum saving of changes without common places, by trying every subset."""
-    subsets = itertools.chain.from_iterable(itertools.combinations(changes, size) for size in range(len(changes) + 1))
-    places = ((subset, [id(place) for change in subset for place in change.places]) for subset in subsets)
-    return max(sum(change.saved for change in subset) for subset, taken in places if len(taken) == len(set(taken)))
-
-
-def test_choice_keeps_the_loss_small():
-    """The loss per saved weight counts, for a group in addition to what it replaces; the largest is removed first."""
-    first, second, third = places = [object() for _ in range(3)]
-    alone, group = FakeChange((first,), 4, 0.4), FakeChange((first, second), 6, 1.0)
-    choice = Choice([alone, FakeChange((third,), 2, 0.8), group])
-    assert choice.save(6)
-    assert choice.taken == [group]
-    low, middle, high = (
-        FakeChange((place,), *each) for place, each in zip(places, ((5, 0.5), (5, 1), (10, 5)), strict=True)
-    )
-    choice = Choice([low, middle, high])
-    assert choice.save(12)
-    assert choice.taken == [low, high]
-
-
-@given(st.data())
-def test_choice_reaches_the_maximum_saving(data):
-    """Changes of single places, and of a group that may save more or less than its places separately."""
-    places = [object() for _ in range(3)]
-    loss = st.floats(0, 1)
-    changes = [
-        FakeChange((place,), data.draw(st.integers(1, 9)), data.draw(loss)) for place in places for _ in range(2)
-    ]
-    changes += [FakeChange(tuple(places[:2]), data.draw(st.integers(1, 20)), data.draw(loss))]
-    choice = Choice(changes)
-    assert not choice.save(10**6)
-    assert choice.saved == maximum_saving(changes)
-    taken = [id(place) for change in choice.taken for place in change.places]
-    assert len(taken) == len(set(taken))

@@ -9,30 +9,19 @@ import signal
 import keras
 import numpy as np
 import pytest
-from made_up_runs import DATA, fake_run
 
-import keras_sharenets.training.run.fit
 from keras_sharenets import files
 from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.interruption import Interrupted
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
 from keras_sharenets.training.recipes.named import override, recipe_for
-from keras_sharenets.training.run.fit import fit, resume, summarize
-from keras_sharenets.training.run.record import RunOptions, read_metrics, run_from_dict
-from keras_sharenets.training.run.recorder import (
-    Recorder,
-    last_checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-    read_variables,
-    restore,
-    save_checkpoint,
-)
+from keras_sharenets.training.run.fit import fit, resume
+from keras_sharenets.training.run.record import RunOptions, read_metrics
+from keras_sharenets.training.run.recorder import Recorder, last_checkpoint, list_checkpoints, load_checkpoint
 from trainers.cli import main
 
 MODEL = "hscnet_m32_g4_r2_b1_a2"
 TINY = {"width": (16,), "shuffle_groups": 1, "arrangements": 1}
-SQUARES = ((2, 4), (4, 4), (4, 8))
 
 
 @pytest.fixture(scope="module")
@@ -289,136 +278,3 @@ def test_run_killed_while_writing_its_first_files_is_resumed(digits, recipe, qui
     run = resume(tmp_path / "run", digits, verbose=0)
     assert (run.state, len(run.epochs)) == ("finished", 1)
     assert (tmp_path / "run" / "labels.txt").read_text().splitlines() == list(digits.class_names)
-
-
-# Checkpoints
-
-
-def small_model():
-    """A model with every kind of state: normalization, random numbers, momentum, and metrics."""
-    layers = [keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5, seed=1)]
-    model = keras.Sequential([keras.Input((6,)), *layers, keras.layers.Dense(2)])
-    rate = keras.optimizers.schedules.CosineDecay(0.1, 8)
-    model.compile(keras.optimizers.SGD(rate, momentum=0.9), "mse", metrics=["mae"], jit_compile=False)
-    return model
-
-
-def test_checkpoint_contains_the_complete_state(tmp_path):
-    inputs = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
-    model, other = small_model(), small_model()
-    for _ in range(3):
-        model.train_on_batch(inputs, inputs[:, :2])
-    path = tmp_path / "3.npz"
-    save_checkpoint(path, read_variables(model), {"epoch": 1}, keep=1)
-    expected = [model.train_on_batch(inputs, inputs[:, :2]) for _ in range(3)]
-    # Different weights, step of the schedule, and random numbers; metrics start at 0.
-    other.train_on_batch(inputs, inputs[:, :2])
-    arrays, state = load_checkpoint(path)
-    restore(other, arrays, ["weights", "optimizer", "metrics"])
-    assert state == {"epoch": 1}
-    assert [other.train_on_batch(inputs, inputs[:, :2]) for _ in range(3)] == expected
-    for weight, expected in zip(model.get_weights(), other.get_weights(), strict=True):
-        assert weight.tobytes() == expected.tobytes()
-
-
-def test_checkpoint_of_another_model(tmp_path):
-    model = small_model()
-    arrays = read_variables(model)
-    wide = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5)])
-    wide.compile("sgd", "mse")
-    with pytest.raises(ValueError, match=r"The checkpoint has \d+ weights, but the model has 2"):
-        restore(wide, arrays, ["weights"])
-    arrays["weights/0"] = arrays["weights/0"][:2]
-    with pytest.raises(ValueError, match=r"kernel has the shape \(6, 4\), but \(2, 4\) in the checkpoint"):
-        restore(model, arrays, ["weights"])
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_non_finite_weights_are_not_saved(value, tmp_path):
-    model = small_model()
-    model.layers[0].bias.assign([0, value, 0, 0])
-    with pytest.raises(ValueError, match=r"The weights are no longer finite after 9 steps"):
-        save_checkpoint(tmp_path / "9.npz", read_variables(model), {}, keep=1)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("model", "shape", "crop_size", "given", "expected"),
-    [
-        ("igcv2_c64_d8", [64, 64, 3], 0, {}, {"stem_strides": 1}),
-        ("igcv2_c64_d8", [None, None, 3], 64, {}, {"stem_strides": 1}),
-        ("igcv2_c64_d8", [64, 64, 3], 0, {"stem_strides": 2}, {"stem_strides": 2}),
-        ("igcv2_c64_d8", [32, 32, 3], 0, {}, {}),
-        ("igcv2_c64_d8", [64, 64, 3], 32, {}, {}),
-        (MODEL, [64, 64, 3], 0, {}, {}),
-    ],
-)
-def test_old_records_of_igc_networks_keep_their_stem(model, shape, crop_size, given, expected):
-    """Records without `start` are of networks whose stem has a stride of 1 even for large images."""
-    recipe = override(recipe_for(MODEL, "digits"), crop="scale", crop_size=crop_size)
-    run = fake_run(model, 0, 0.5, recipe, options=given, data={**DATA, "shape": shape}, state="running")
-    record = json.loads(json.dumps(dataclasses.asdict(run)))
-    assert run_from_dict(record).options == given
-    del record["start"]
-    assert run_from_dict(record).options == expected
-
-
-def test_old_igc_run_resumes_with_its_stem(tmp_path, monkeypatch):
-    """Checks the network that `resume` builds from an old record, without training."""
-    images = np.zeros((2, 64, 64, 3), "uint8")
-    data = make_dataset("large", "", ["a", "b"], *[Arrays(images, np.array([0, 1]))] * 2)
-    run = fake_run("igcv2_c64_d8", 0, 0.5, data=summarize(data), state="running", backend=keras.backend.backend())
-    run = dataclasses.replace(run, epochs=(), options={"width": 8, "blocks_per_stage": 2, "branch_channels": SQUARES})
-    record = {name: value for name, value in dataclasses.asdict(run).items() if name != "start"}
-    files.write_json(tmp_path / "metrics.json", record)
-    stems = []
-    # Other tests of this file may have replaced the factory.
-    monkeypatch.setattr(keras_sharenets.training.run.network, "create_model", keras_sharenets.create_model)
-    monkeypatch.setattr(
-        keras_sharenets.training.run.fit,
-        "train_network",
-        lambda devices, network, *more: stems.append(network.get_layer("stem").strides),
-    )
-    resume(tmp_path, data, verbose=0)
-    assert stems == [(1, 1)]
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({"arrangements": 2}, {"arrangements": 2}),
-        ({"arrangements": 4}, {"arrangements": 4, "plane_orders": "shuffled"}),
-        ({"arrangements": 4, "plane_orders": "distinct"}, {"arrangements": 4, "plane_orders": "distinct"}),
-    ],
-)
-def test_old_records_of_shuffled_plane_orders(given, expected):
-    run = fake_run(MODEL, 0, 0.5, options=given, state="running")
-    assert run_from_dict(json.loads(json.dumps(dataclasses.asdict(run)))).options == expected
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`arrangements`")
-def test_old_runs_with_four_arrangements_keep_shuffled_orders(digits, recipe, tmp_path, monkeypatch):
-    """Old records lack `plane_orders`; `fit` records it if it makes a difference."""
-    options = {"width": (16,), "groups": 1, "channel_repeats": 1, "arrangements": 4}
-    begun = []
-
-    def begin(devices, network, make, run, *more):
-        begun.append((run, [layer.plane_orders for layer in network.layers if getattr(layer, "arrangements", 1) > 2]))
-
-    monkeypatch.setattr(keras_sharenets.training.run.network, "create_model", keras_sharenets.create_model)
-    monkeypatch.setattr(keras_sharenets.training.run.fit, "train_network", begin)
-    fit(MODEL, digits, tmp_path / "new", options=options, recipe=recipe, verbose=0)
-    run, orders = begun.pop()
-    assert run.options == {**options, "plane_orders": "distinct"}
-    assert set(orders) == {"distinct"}
-    run = dataclasses.replace(run, state="running")
-    assert run_from_dict(json.loads(json.dumps(dataclasses.asdict(run)))).options == run.options
-    old = dataclasses.asdict(dataclasses.replace(run, options=options))
-    files.write_json(tmp_path / "old" / "metrics.json", old)
-    resume(tmp_path / "old", digits, verbose=0)
-    run, orders = begun.pop()
-    assert run.options == {**options, "plane_orders": "shuffled"}
-    assert set(orders) == {"shuffled"}
-    fit(MODEL, digits, tmp_path / "two", options=TINY, recipe=recipe, verbose=0)
-    assert begun.pop()[0].options == TINY

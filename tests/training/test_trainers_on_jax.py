@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the JAX run")
 def test_training_on_jax():
     tests = {
-        "test_resume.py": ["test_checkpoint_contains_the_complete_state"],
+        "test_checkpoints.py": ["test_checkpoint_contains_the_complete_state"],
         "test_batches.py": ["test_fit_uses_batches_in_order"],
         "test_recipes.py": ["test_weight_decay_counts_a_shared_tensor_once", "test_weight_decay_in_the_loss"],
         "test_fit.py": [
