@@ -13,6 +13,8 @@ EVERYTHING := ".[all,precisions,test]"
 install = $(BIN)/uv pip install --quiet --python $(BIN)/python $(2) -e $(1) || $(PIP) -e $(1)
 # Two processes; whoever has nothing left to do takes over tests of the other.
 PYTEST := -m pytest -n 2 --dist worksteal
+# Otherwise, each process that a test starts would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 # What runs on any Keras backend: `make test` compares with JAX, `make test-jax` runs these tests on it.
 NEUTRAL := $(foreach room,ops layers models analysis,tests/$(room) keras_sharenets/$(room))
 
