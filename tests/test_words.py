@@ -3,12 +3,10 @@
 import pathlib
 import re
 
-import pytest
-
 ROOT = pathlib.Path(__file__).parent.parent
 # What no file may have, and what is written instead. Samples are drawn; a reference implementation is not.
-BRITISH = r"\w*(?:normalis|initialis|quantis|regularis|optimis|serialis|summaris|recognis)(?:e|ing|ation)\w*"
-BRITISH += r"|\w*(?:[Cc]olour|[Bb]ehaviour|[Nn]eighbour)\w*|\b[Gg]rey\b|\b[Cc]entred?\b"
+BRITISH = r"(?:normalis|initialis|quantis|regularis|optimis|serialis|summaris|recognis)(?:e|ing|ation)"
+BRITISH += r"|[Cc]olour|[Bb]ehaviour|[Nn]eighbour|\b[Gg]rey\b|\b[Cc]entred?\b"
 PRIVATE = r"whole number|like_trained|way_on|join_last|shuffle_last|written out|written_out|ChannelDeal|\bdeals?\b"
 PRIVATE += (
     r"|\bpictures?\b|a fresh network|training with rounding|\b[Tt]wins?\b|\b[Dd]rawn\(|drawn in numpy|\b[Dd]rawings?\b"
@@ -34,7 +32,11 @@ FILES += [
 ]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_words(path):
-    found = {word for word in FORBIDDEN.findall(path.read_text()) if (path.name, word) not in ALLOWED}
+def test_words():
+    found = {}
+    for path in FILES:
+        words = {word for word in FORBIDDEN.findall(path.read_text()) if (path.name, word) not in ALLOWED}
+        if words:
+            found[path.relative_to(ROOT).as_posix()] = words
+    assert len(FILES) > 500
     assert not found, "docs/glossary.md has the words of the field"
