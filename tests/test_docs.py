@@ -129,8 +129,9 @@ def test_commands_exist(page):
     code = "".join(block for language, block in found if language in ("", "shell")).replace("\\\n", "")
     lines = re.findall(r"^(?:\w+=\S+ )*(sharenets .*?)(?: &)?$", code, re.M)
     assert lines
+    parser = make_parser(cli.LINE)
     for line in lines:
-        make_parser(cli.LINE).parse_args(shlex.split(line, comments=True)[1:])
+        parser.parse_args(shlex.split(line, comments=True)[1:])
 
 
 def test_kotlin_listings_are_complete():

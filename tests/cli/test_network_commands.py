@@ -73,14 +73,14 @@ def test_list_of_unknown_family(sharenets):
 
 
 def test_describe_network(sharenets):
-    status, out, _ = sharenets("describe", "hscnet_m128_g16_r8_a2", "--format", "json")
+    status, out, _ = sharenets("describe", "resnet_8", "--format", "json")
     profile = json.loads(out)
     assert status == 0
-    assert profile["stored_parameters"] == 1_778_970
-    assert profile["multiply_adds"] == 494_326_784
-    status, out, _ = sharenets("describe", "hscnet_m128_g16_r8_a2", "--classes", 100)
+    assert profile["stored_parameters"] == 78_186
+    assert profile["multiply_adds"] == 12_501_632
+    status, out, _ = sharenets("describe", "resnet_8", "--classes", 100)
     assert status == 0
-    assert "1,825,140" in out
+    assert "84,036" in out  # 90 more classes with 64 weights and an offset each.
 
 
 def test_describe_network_with_other_input_shape(sharenets):

@@ -145,7 +145,7 @@ def test_training_updates_the_weights_of_the_model(build, digits):
 
 @pytest.fixture(scope="module")
 def quantized(trained, digits):
-    """A copy of the trained network after two epochs of quantization-aware training."""
+    """A copy of the trained network after eleven steps of quantization-aware training."""
     copy = keras.models.clone_model(trained)
     copy.set_weights(trained.get_weights())
     for layer in copy.layers:
@@ -153,17 +153,21 @@ def quantized(trained, digits):
             layer.finalize_state()
     q = mobile.quantize_aware(copy)
     keras.utils.set_random_seed(0)
-    q.compile(keras.optimizers.Adam(5e-4), "sparse_categorical_crossentropy", jit_compile=False)
+    q.compile(keras.optimizers.Adam(5e-4), "sparse_categorical_crossentropy", run_eagerly=True)
     images, classes = digits
-    q.fit(images[:-500].astype("float32"), classes[:-500], epochs=2, verbose=0)
+    q.fit(images[:-500].astype("float32"), classes[:-500], batch_size=128, verbose=0)
     return q
 
 
-def test_file_matches_the_trained_network(quantized, trained, digits, tmp_path):
-    images, classes = digits
-    report = mobile.export_tflite(
-        quantized, tmp_path / "q.tflite", quantization="int8", representative_data=images[:100]
-    )
+@pytest.fixture(scope="module")
+def exported(quantized, digits, tmp_path_factory):
+    """The report on the int8 file of that network."""
+    path = tmp_path_factory.mktemp("quantized") / "q.tflite"
+    return mobile.export_tflite(quantized, path, quantization="int8", representative_data=digits[0][:100])
+
+
+def test_file_matches_the_trained_network(quantized, exported, trained, digits, tmp_path):
+    (images, classes), report = digits, exported
     plain = mobile.export_tflite(trained, tmp_path / "t.tflite", quantization="int8", representative_data=images[:100])
     assert abs(report.file_bytes - plain.file_bytes) < 0.02 * plain.file_bytes
     assert report.stored_parameters == plain.stored_parameters
@@ -171,7 +175,7 @@ def test_file_matches_the_trained_network(quantized, trained, digits, tmp_path):
     assert report.score_error < 0.03
     test = images[-500:]
     in_keras = outputs_of(quantized, test.astype("float32")).argmax(1)
-    in_file = mobile.predict_tflite(tmp_path / "q.tflite", test).argmax(1)
+    in_file = mobile.predict_tflite(report.path, test).argmax(1)
     assert (in_keras == in_file).mean() >= 0.99
     assert (in_file == classes[-500:]).mean() >= (in_keras == classes[-500:]).mean() - 0.005
 
@@ -186,16 +190,14 @@ def test_file_uses_the_learned_ranges(quantized, digits, tmp_path):
     assert zero_point == 0
 
 
-def test_saved_network_gives_the_same_outputs_and_file(quantized, digits, tmp_path):
+def test_saved_network_gives_the_same_outputs_and_file(quantized, exported, digits, tmp_path):
     quantized.save(tmp_path / "q.keras")
     reloaded = keras.saving.load_model(tmp_path / "q.keras")
     test = digits[0][:100].astype("float32")
     assert_close(outputs_of(reloaded, test), outputs_of(quantized, test), 1e-6)
-    for name, model in (("a", quantized), ("b", reloaded)):
-        mobile.export_tflite(
-            model, tmp_path / f"{name}.tflite", quantization="int8", representative_data=digits[0][:50]
-        )
-    assert (tmp_path / "a.tflite").read_bytes() == (tmp_path / "b.tflite").read_bytes()
+    path = tmp_path / "reloaded.tflite"
+    mobile.export_tflite(reloaded, path, quantization="int8", representative_data=digits[0][:100])
+    assert path.read_bytes() == pathlib.Path(exported.path).read_bytes()
 
 
 def hierarchical_network():

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from harness import slow_after
 from random_topologies import random_topology
 
 from keras_sharenets.mobile import export_tflite
@@ -52,7 +53,7 @@ def check_export(seed, folder, quantizations=(None, "int8")):
     return "written"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", slow_after(2, range(4)))
 def test_random_topology(seed, tmp_path):
     assert check_export(seed, tmp_path) == "written"
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
+from harness import slow_after
 from mobile_networks import NAMES, small_network, train, with_noise
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
@@ -133,8 +134,20 @@ def test_representative_data_in_batches(plain, tmp_path):
     )
 
 
-@pytest.mark.parametrize("quantization", QUANTIZATIONS)
-@pytest.mark.parametrize("network", ["trained", "saturated"])
+@pytest.mark.parametrize(
+    ("network", "quantization"),
+    slow_after(
+        2,
+        [
+            ("trained", "int8"),
+            ("saturated", None),
+            ("trained", None),
+            ("trained", "float16"),
+            ("saturated", "float16"),
+            ("saturated", "int8"),
+        ],
+    ),
+)
 def test_wrong_file_is_detected(request, digits, tmp_path, monkeypatch, network, quantization):
     model, right = request.getfixturevalue(network), conversion.convert
     monkeypatch.setattr(conversion, "convert", lambda given, **how: right(lower_model(with_noise(given.model)), **how))

@@ -73,7 +73,7 @@ def test_pruning_schedule(jit_compile):
     assert (kernel == 0).sum() == expected_zeros(63, 0.7)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", slow_after(1, [False, True]))
 def test_clustering_step(jit_compile):
     """Centroids follow the mean gradient of their weights; weights follow their gradients and are reassigned."""
     weights, x = pseudo_random((7, 9)), pseudo_random((4, 7), seed=1)

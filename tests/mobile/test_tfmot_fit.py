@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from harness import slow_after
 from tfmot_networks import CLASSES, IMAGES, count_distinct, fit, kernels, small_network
 
 from keras_sharenets import mobile
@@ -47,10 +48,16 @@ class Interrupt(keras.callbacks.Callback):
 
 @pytest.mark.parametrize(
     ("make", "few"),
-    [
-        (lambda model: mobile.prune(model, 0.6, end_step=4, frequency=1), lambda kernel: (kernel == 0).mean() > 0.5),
-        (lambda model: mobile.cluster(model, 5), lambda kernel: count_distinct(kernel) <= 5),
-    ],
+    slow_after(
+        1,
+        [
+            (
+                lambda model: mobile.prune(model, 0.6, end_step=4, frequency=1),
+                lambda kernel: (kernel == 0).mean() > 0.5,
+            ),
+            (lambda model: mobile.cluster(model, 5), lambda kernel: count_distinct(kernel) <= 5),
+        ],
+    ),
     ids=["prune", "cluster"],
 )
 def test_interruption(make, few):

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from harness import outputs_of, pseudo_random
+from harness import outputs_of, pseudo_random, slow_after
 
 import keras_sharenets as ksn
 from keras_sharenets import mobile
@@ -68,7 +68,7 @@ def test_training_and_file(tmp_path):
     np.testing.assert_allclose(outputs_of(loaded, IMAGES), outputs_of(trained, IMAGES), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", slow_after(1, [False, True]))
 @pytest.mark.parametrize(
     ("shape", "axis"),
     [((3, 3, 4, 6), -1), ((3, 3, 6, 1), (2, 3)), ((3, 3, 3, 2), (2, 3)), ((2, 5), -1), ((2, 3, 4), None)],

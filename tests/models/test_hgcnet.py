@@ -194,7 +194,8 @@ def reference(model, images, groups, hierarchical, squeeze_excite, stages):
 
 
 @pytest.mark.parametrize(
-    ("hierarchical", "squeeze_excite", "compression"), [(True, None, 1.0), (True, 4, 0.7), (False, None, 0.5)]
+    ("hierarchical", "squeeze_excite", "compression"),
+    slow_after(2, [(True, 4, 0.7), (False, None, 0.5), (True, None, 1.0)]),
 )
 def test_equals_the_network_computed_in_numpy(hierarchical, squeeze_excite, compression):
     keras.utils.set_random_seed(3)

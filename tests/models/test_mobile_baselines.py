@@ -319,7 +319,7 @@ def test_shufflenet_v2_pools_behind_the_stem_of_large_images_only():
     assert names[224] - names[32] == {"stem_pool", "stem_pad"}
 
 
-@pytest.mark.parametrize("factory", TINY)
+@pytest.mark.parametrize("factory", slow_after(2, TINY))
 def test_unknown_height_and_width(factory):
     open_sides = factory(**TINY[factory], input_shape=(None, None, 3), num_classes=5, strides=LATE[factory])
     assert open_sides(pseudo_random((1, 12, 20, 3))).shape == (1, 5)

@@ -31,9 +31,9 @@ def calls_of_convolutions(model):
 
 # The specification's table: moving statistics, calls of convolutions, kernels, uses of each shared kernel.
 TABLE = [
-    ("sharesnet_164", 24_224, 166, 118, [17, 17, 17]),
     ("sha_wrn_40_4", 10_784, 40, 28, [5, 5, 5]),
     ("sharesnet_34", 17_024, 36, 24, [3, 4, 6, 3]),
+    ("sharesnet_164", 24_224, 166, 118, [17, 17, 17]),
     ("sharesnet_50", 53_120, 53, 44, [3, 3, 5, 2]),
     ("resnet_34", 17_024, 36, 36, []),
     ("resnet_164", 24_224, 166, 166, []),
@@ -46,7 +46,7 @@ TABLE = [
 
 
 @counts_only
-@pytest.mark.parametrize(("name", "statistics", "calls", "kernels", "uses"), slow_after(4, TABLE))
+@pytest.mark.parametrize(("name", "statistics", "calls", "kernels", "uses"), slow_after(2, TABLE))
 def test_named_networks_share_as_specified(name, statistics, calls, kernels, uses):
     model = ksn.create_model(name)
     assert model.count_params() == trainable(model) + statistics
@@ -62,12 +62,12 @@ def test_named_networks_share_as_specified(name, statistics, calls, kernels, use
 @pytest.mark.parametrize(
     ("name", "choice", "expected"),
     slow_after(
-        5,
+        2,
         [
-            ("sharesnet_164", {"order": "conv_norm"}, 930_010),
             ("wrn_40_4", {"share": "stride1"}, 5_815_770),
-            ("wrn_40_4", {"share": "all"}, 5_078_490),
             ("resnet_34", {"share": "rest"}, 16_747_304),
+            ("sharesnet_164", {"order": "conv_norm"}, 930_010),
+            ("wrn_40_4", {"share": "all"}, 5_078_490),
             ("resnet_34", {"share": "stride1"}, 16_710_440),
             ("resnet_164", {"share": "stride1"}, 926_810),
             ("resnet_164", {"share": "all"}, 880_730),
@@ -139,7 +139,7 @@ TINY = [
 ]
 
 
-@pytest.mark.parametrize(("factory", "arguments", "features"), TINY)
+@pytest.mark.parametrize(("factory", "arguments", "features"), slow_after(1, TINY))
 def test_without_the_top_the_weights_are_the_full_networks(factory, arguments, features):
     full = factory(**arguments, classifier_activation=None)
     headless = factory(**arguments, include_top=False)

@@ -14,15 +14,26 @@ from keras_sharenets.training.run.network import build
 from trainers.cli import main
 
 MODEL = "sl3_resnet_64"
-# `trained` comes before `eager`: its many training steps are faster as a graph.
-pytestmark = pytest.mark.usefixtures("trained", "eager")
+pytestmark = pytest.mark.usefixtures("eager")
+
+
+def small_network(digits):
+    keras.utils.set_random_seed(0)
+    return build(MODEL, digits, {"width": 12, "blocks_per_stage": 1})
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory, digits):
+    """The file of a ShardNet with 12 channels."""
+    path = tmp_path_factory.mktemp("blending") / "untrained.keras"
+    files.save_model(small_network(digits), path)
+    return path
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, digits):
-    """The file of a ShardNet with 12 channels after a few epochs on digits."""
-    keras.utils.set_random_seed(0)
-    model = build(MODEL, digits, {"width": 12, "blocks_per_stage": 1})
+    """The file of the same network after a few epochs on digits."""
+    model = small_network(digits)
     optimizer = keras.optimizers.SGD(0.05, 0.9, nesterov=True)
     model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False)
     model.fit(digits.train.images.astype("float32"), digits.train.labels, batch_size=32, epochs=4, verbose=0)
@@ -74,9 +85,9 @@ def test_command_writes_curve_figures_and_page(trained, digits, tmp_path, capsys
     assert page.count("hardly uses</td>") == 2
 
 
-def test_layers_and_ranking_options(trained, tmp_path):
+def test_layers_and_ranking_options(untrained, tmp_path):
     options = ["--layers", "blend2", "--ranking", "per_layer", "--fractions", "0.5"]
-    assert main(["blending", str(trained), "--data", "digits", "--output", str(tmp_path / "out"), *options]) == 0
+    assert main(["blending", str(untrained), "--data", "digits", "--output", str(tmp_path / "out"), *options]) == 0
     report = json.loads((tmp_path / "out" / "curve.json").read_text())
     assert report["ranking"] == "per_layer"
     assert report["curve"][0]["zeroed"] == 12 * 12 // 2
@@ -84,7 +95,7 @@ def test_layers_and_ranking_options(trained, tmp_path):
     assert [pattern["layer"] for pattern in report["patterns"]] == ["blend2"]
 
 
-def test_interrupted_run_keeps_finished_rows(trained, tmp_path, capsys, monkeypatch):
+def test_interrupted_run_keeps_finished_rows(untrained, tmp_path, capsys, monkeypatch):
     def interrupt(row):
         if row.fraction == 0.5:
             raise KeyboardInterrupt
@@ -92,7 +103,7 @@ def test_interrupted_run_keeps_finished_rows(trained, tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(blending_command, "_summary", interrupt)
     options = ["--fractions", "0", "0.5", "0.9"]
-    assert main(["blending", str(trained), "--data", "digits", "--output", str(tmp_path / "out"), *options]) == 130
+    assert main(["blending", str(untrained), "--data", "digits", "--output", str(tmp_path / "out"), *options]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["curve.csv"]
     with open(tmp_path / "out" / "curve.csv") as file:
@@ -110,10 +121,10 @@ def test_interrupted_run_keeps_finished_rows(trained, tmp_path, capsys, monkeypa
         (["--output", "."], "error: The output directory . exists and is not an empty folder."),
     ],
 )
-def test_bad_arguments(trained, options, message, tmp_path, capsys, monkeypatch):
+def test_bad_arguments(untrained, options, message, tmp_path, capsys, monkeypatch):
     (tmp_path / "thesis.txt").write_text("42")
     monkeypatch.chdir(tmp_path)
-    assert main(["blending", str(trained), "--data", "digits", "--output", "out", *options]) == 2
+    assert main(["blending", str(untrained), "--data", "digits", "--output", "out", *options]) == 2
     output, errors = capsys.readouterr()
     assert errors.startswith(message)
     assert errors.count("\n") == 1

@@ -135,7 +135,7 @@ def test_steps_per_execution_do_not_change_results(run, digits, recipe, quick_ne
 def test_tpu_settings_on_a_cpu(digits, recipe, quick_network, tmp_path, monkeypatch):
     """Training with fixed shapes, bfloat16, and several steps per execution gives an ordinary file."""
     feed = as_tf_data if keras.backend.backend() == "tensorflow" else lambda batches: batches
-    devices = Devices("tpu", feed=feed, policy="mixed_bfloat16", steps_per_execution=32)
+    devices = Devices("tpu", feed=feed, policy="mixed_bfloat16", steps_per_execution=4)
     monkeypatch.setattr(keras_sharenets.training.run.fit, "connect", lambda strategy: devices)
     compiled = []
     monkeypatch.setattr(
@@ -143,7 +143,7 @@ def test_tpu_settings_on_a_cpu(digits, recipe, quick_network, tmp_path, monkeypa
         "compile_model",
         lambda *args, **more: compiled.append(compile_model(*args, **more)) or compiled[0],
     )
-    settings = {"recipe": override(recipe, epochs=2), "options": TINY, "verbose": 0}
+    settings = {"recipe": override(recipe, epochs=2, batch_size=256), "options": TINY, "verbose": 0}
     run = fit(MODEL, digits, tmp_path / "run", **settings)
     monkeypatch.undo()
     plain = fit(MODEL, digits, tmp_path / "plain", run_options=RunOptions(jit_compile=False), **settings)

@@ -57,7 +57,7 @@ def test_layers_in_full_precision(normalization, digits, recipe):
 
 @pytest.mark.parametrize("asked", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_run_in_half_precision(asked, digits, recipe, quick_network, tmp_path, capsys):
-    settings = {"recipe": recipe, "options": TINY, "verbose": 0}
+    settings = {"recipe": override(recipe, batch_size=256), "options": TINY, "verbose": 0}
     run = fit(MODEL, digits, tmp_path / "run", run_options=RunOptions(precision=asked, jit_compile=False), **settings)
     assert read_metrics(tmp_path / "run" / "metrics.json").precision == asked
     assert run.epochs[1].loss < run.epochs[0].loss

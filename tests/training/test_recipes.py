@@ -4,6 +4,8 @@ import math
 import keras
 import numpy as np
 import pytest
+from harness import slow_after
+from tiny_network import create_plain
 
 from keras_sharenets import files
 from keras_sharenets.models import list_models
@@ -17,6 +19,7 @@ from keras_sharenets.training.recipes.optimization import (
     plateau_rate,
 )
 from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
+from keras_sharenets.training.run import network
 from keras_sharenets.training.run.fit import fit
 from keras_sharenets.training.run.record import Epoch, RunOptions
 from trainers.cli import main
@@ -204,8 +207,11 @@ def test_short_training_forgets_initial_statistics(digits):
     np.testing.assert_allclose(normalization.moving_variance, flows.var((0, 1, 2)), rtol=0.2)
 
 
-def test_short_run_limits_momentum_of_statistics(digits, tmp_path):
-    recipe = override(find_recipe("default"), epochs=2, batch_size=64)
+@pytest.mark.parametrize("plain", slow_after(1, [True, False]))
+def test_short_run_limits_momentum_of_statistics(plain, digits, tmp_path, eager, monkeypatch):
+    if plain:
+        monkeypatch.setattr(network, "create_model", create_plain)
+    recipe = override(find_recipe("default"), epochs=2, batch_size=128)
     run_options = RunOptions(jit_compile=False)
     fit(
         "resnet_8",
@@ -218,7 +224,7 @@ def test_short_run_limits_momentum_of_statistics(digits, tmp_path):
     )
     layers = files.load_model(tmp_path / "run" / "last.keras").layers
     momentums = {layer.momentum for layer in layers if isinstance(layer, keras.layers.BatchNormalization)}
-    assert list(momentums) == [pytest.approx(1 - 10 / (2 * 22))]  # 1,438 images are 22 batches.
+    assert list(momentums) == [pytest.approx(1 - 10 / (2 * 11))]  # 1,438 images are 11 batches.
 
 
 def test_weight_decay_in_the_loss():
