@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="NAME|FILE.keras", help=weights_help)
     add_model_option(parser)
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes")
-    add_input_shape(parser, "size of the images")
+    add_input_shape(parser, "size of the images; 0 0 C: any size")
     parser.add_argument("--output", required=True, metavar="FILE.keras", help="file to write")
 
 
@@ -46,7 +46,10 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.analysis import count_parameters
     from keras_sharenets.models import create_model
 
-    given = {"num_classes": arguments.classes, "input_shape": arguments.input_shape, "weights": arguments.weights}
+    shape = arguments.input_shape
+    if shape is not None and shape[:2] == [0, 0]:
+        shape = [None, None, shape[2]]
+    given = {"num_classes": arguments.classes, "input_shape": shape, "weights": arguments.weights}
     given = {key: as_tuples(value) for key, value in given.items() if value is not None}
     name, options = (arguments.name, {}) if arguments.name else read_trial(arguments.from_trial)
     options = {**options, **dict(map(parse_option, arguments.model_option))}

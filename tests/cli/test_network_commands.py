@@ -125,12 +125,12 @@ def test_create_network(sharenets, tmp_path):
 
 def test_create_pretrained_network(sharenets, tmp_path):
     target = tmp_path / "net.keras"
-    given = ("--model-option", "width=40", "--weights", "cifar10", "--classes", 3, "--output", target)
-    status, out, _ = sharenets("create", "sl3_resnet_64", *given)
+    given = ("--model-option", "width=40", "--weights", "cifar10", "--classes", 3, "--input-shape", 0, 0, 3)
+    status, out, _ = sharenets("create", "sl3_resnet_64", *given, "--output", target)
     assert (status, out.rpartition(", ")[2]) == (0, "weights: cifar10\n")
     model = ksn.create_model("sl3_resnet_64", width=40, weights="cifar10")
     created = files.load_model(target)
-    assert created.output_shape == (None, 3)
+    assert (created.input_shape, created.output_shape) == ((None, None, None, 3), (None, 3))
     for ours, theirs in zip(model.weights[:-2], created.weights[:-2], strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
