@@ -111,7 +111,7 @@ def _limited(free, violated_limits):
     return limited
 
 
-@pytest.mark.parametrize(("name", "limit"), slow_after(1, [("stored_parameters", 30_000), ("multiply_adds", 100_000)]))
+@pytest.mark.parametrize(("name", "limit"), slow_after(1, [("stored_parameters", 30_000), ("multiply_adds", 300_000)]))
 def test_points_beyond_other_limits_are_replaced(free, name, limit):
     asked = []
     limited = _limited(free, lambda point: asked.append(point) or _too_large(limit, name)(point))
