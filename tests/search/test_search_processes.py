@@ -56,7 +56,7 @@ class Process:
     def _read(self):
         for line in self.process.stdout:
             self.lines.append(line)
-            if " epochs" in line:
+            if re.search(r" epochs?\b", line):
                 self.begun.set()
 
     def wait(self):
