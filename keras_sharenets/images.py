@@ -41,6 +41,15 @@ TURNS = {
 _EXIF_ORIENTATION, _TIFF_BITS, _TIFF_PHOTOMETRIC = 0x0112, 258, 262
 
 
+def with_unknown_sides(shape: Shape) -> Shape:
+    """The shape of images for a given one: `(0, 0, channels)` stands for images of any size.
+
+    >>> with_unknown_sides((0, 0, 3)), with_unknown_sides((32, 48, 1))
+    ((None, None, 3), (32, 48, 1))
+    """
+    return (None, None, shape[-1]) if tuple(shape[:2]) == (0, 0) else tuple(shape)
+
+
 def read_image(path: str | os.PathLike, shape: Shape) -> np.ndarray:
     """Reads an image, rotates it according to its EXIF data, and resizes it to `shape` if its size differs.
 

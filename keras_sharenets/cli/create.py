@@ -44,11 +44,10 @@ def check(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets import files
     from keras_sharenets.analysis import count_parameters
+    from keras_sharenets.images import with_unknown_sides
     from keras_sharenets.models import create_model
 
-    shape = arguments.input_shape
-    if shape is not None and shape[:2] == [0, 0]:
-        shape = [None, None, shape[2]]
+    shape = arguments.input_shape and with_unknown_sides(arguments.input_shape)
     given = {"num_classes": arguments.classes, "input_shape": shape, "weights": arguments.weights}
     given = {key: as_tuples(value) for key, value in given.items() if value is not None}
     name, options = (arguments.name, {}) if arguments.name else read_trial(arguments.from_trial)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_sharenets.images import read_image
+from keras_sharenets.images import read_image, with_unknown_sides
 from keras_sharenets.training.data.dataset import (
     Arrays,
     Dataset,
@@ -82,8 +82,7 @@ def _from_files(
 ) -> Dataset:
     """A `Dataset` of the training, test and optional validation split; its note combines `title` and `split`."""
     given = source.input_shape
-    shape = given or _first_shape(splits[0][0])
-    shape = shape if shape[0] else (None, None, shape[-1])
+    shape = with_unknown_sides(given or _first_shape(splits[0][0]))
     resize = given is not None and None not in shape
     train, test, *third = [Files(tuple(paths), np.asarray(labels, np.int64), shape, resize) for paths, labels in splits]
     sides = "varying sizes," if None in shape else f"{shape[0]}x{shape[1]}"

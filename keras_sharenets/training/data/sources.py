@@ -98,9 +98,11 @@ class DataSource:
         Raises:
             ValueError: the data is missing, broken or has another layout; the message names the folder or the file.
         """
+        from keras_sharenets.images import with_unknown_sides
+
         dataset = _load(self)
         if self.input_shape is not None:
-            wanted = self.input_shape if self.input_shape[0] else (None, None, self.input_shape[-1])
+            wanted = with_unknown_sides(self.input_shape)
             if wanted != dataset.shape:
                 raise ValueError(f"`input_shape` (={wanted}) must match {dataset.name} (={dataset.shape}).")
         return dataclasses.replace(_with_validation(dataset, self), source=self)

@@ -24,7 +24,7 @@ import numpy as np
 import PIL.Image
 import PIL.JpegImagePlugin
 
-from keras_sharenets.images import decode_image
+from keras_sharenets.images import decode_image, with_unknown_sides
 from keras_sharenets.training.data.dataset import Arrays, Dataset, Files, Shape, make_dataset, stratified_split
 from keras_sharenets.training.data.sources import KNOWN, DataSource
 
@@ -118,7 +118,7 @@ def _load(folder: pathlib.Path, name: str, title: str, source: DataSource) -> Da
     shape = builder.info.features[image].shape
     wanted = source.input_shape
     if None in shape:
-        shape = wanted if wanted and wanted[0] else (None, None, wanted[-1] if wanted else shape[-1] or 3)
+        shape = with_unknown_sides(wanted or (0, 0, shape[-1] or 3))
         read = functools.partial(_records, builder, image, label, shape)
     else:
         read = functools.partial(_arrays, builder, image, label, shape)
