@@ -119,12 +119,14 @@ def _weights(operation: Any) -> _Weights:
     parameters = parameters_of(operation)
     trained = {id(weight) for weight in parameters}
     others = tuple(weight for weight in getattr(operation, "weights", ()) if id(weight) not in trained)
-    kernel_shape = tuple(operation.effective_kernel().shape) if hasattr(operation, "effective_kernel") else None
-    expanded = [operation] if kernel_shape else {id(part): part for part in _expanding_parts(operation)}.values()
-    in_kernels = {id(weight) for part in expanded for weight in parameters_of(part)}
-    effective = sum(math.prod(weight.shape) for weight in parameters if id(weight) not in in_kernels)
-    effective += sum(map(_expanded_size, expanded))
-    return _Weights(parameters, others, kernel_shape, effective)
+    own = hasattr(operation, "effective_kernel")
+    expanded = [operation] if own else list({id(part): part for part in _expanding_parts(operation)}.values())
+    kernel_shapes = [tuple(part.effective_kernel().shape) for part in expanded]
+    biases = [part.bias for part in expanded if getattr(part, "bias", None) is not None]
+    stored = {id(weight) for part in expanded for weight in parameters_of(part)}
+    apart = [weight.shape for weight in parameters if id(weight) not in stored]
+    effective = sum(map(math.prod, (*kernel_shapes, *(bias.shape for bias in biases), *apart)))
+    return _Weights(parameters, others, kernel_shapes[0] if own else None, effective)
 
 
 def _expanding_parts(operation: Any) -> Iterator[keras.layers.Layer]:
@@ -135,12 +137,6 @@ def _expanding_parts(operation: Any) -> Iterator[keras.layers.Layer]:
             yield part
         else:
             yield from _expanding_parts(part)
-
-
-def _expanded_size(layer: Any) -> int:
-    """Number of weights of the effective kernel and the bias of a layer."""
-    bias = getattr(layer, "bias", None)
-    return math.prod(layer.effective_kernel().shape) + (0 if bias is None else math.prod(bias.shape))
 
 
 def _single(shapes: tuple[Shape, ...]) -> Shape:

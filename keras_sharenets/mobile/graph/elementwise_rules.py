@@ -26,13 +26,13 @@ from keras_sharenets.mobile.graph.rules import (
     registered_class,
 )
 from keras_sharenets.mobile.graph.steps import (
+    along_last,
     array,
     check_last,
     constant,
     operation_class,
     pairwise,
     scaled,
-    transposed,
     unary,
     unnamed_class,
 )
@@ -221,16 +221,11 @@ def _gelu(graph, layer, call, x, shape):
 
 @lowers(layers.Softmax, operation_class(ops.softmax), reads="axis")
 def _softmax(graph, layer, call, x, shape):
-    """Along the last axis, with which another one is exchanged before and after."""
-    rank = len(shape)
-    if not isinstance(layer.axis, int) or layer.axis % rank == 0:
-        check_last(layer, call.path, layer.axis, x[0], "softmax")
-    order = list(range(rank))
-    axis = layer.axis % rank if isinstance(layer.axis, int) else rank - 1
-    order[axis], order[-1] = order[-1], order[axis]
-    y = transposed(graph, layer, x[0], order)
-    y = graph.add("softmax", layer.name, [y], y.shape)
-    return transposed(graph, layer, y, order)
+    axis = layer.axis
+    if not isinstance(axis, int) or axis % len(shape) == 0:
+        check_last(layer, call.path, axis, x[0], "softmax")
+        axis = -1
+    return along_last(graph, layer, x[0], axis, lambda y: graph.add("softmax", layer.name, [y], y.shape))
 
 
 def _operation(function: _Function):

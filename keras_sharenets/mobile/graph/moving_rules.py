@@ -10,6 +10,7 @@ from keras import layers, ops
 
 from keras_sharenets.mobile.graph.rules import call_arguments, lowers, refuse
 from keras_sharenets.mobile.graph.steps import (
+    along_last,
     concatenated,
     constant,
     operation_class,
@@ -18,7 +19,6 @@ from keras_sharenets.mobile.graph.steps import (
     pairwise,
     reshaped,
     scaled,
-    transposed,
     unary,
     unnamed_class,
 )
@@ -55,15 +55,20 @@ def _reduced(kind):
     """A rule for the mean or maximum over an image, or over any axes of an operation except the batch."""
 
     def rule(graph, layer, call, x, shape):
-        (value,) = x
-        axes = getattr(layer, "axis", (1, 2))
-        axes = range(len(value.shape)) if axes is None else axes if isinstance(axes, (tuple, list)) else (axes,)
-        axes = tuple(sorted(axis % len(value.shape) for axis in axes))
-        if 0 in axes:
-            raise refuse(layer, call.path, "reduces the batch axis.")
-        return graph.add(kind, layer.name, x, shape, attributes={"axes": axes, "keepdims": layer.keepdims})
+        attributes = {"axes": _reduced_axes(layer, call, x[0]), "keepdims": layer.keepdims}
+        return graph.add(kind, layer.name, x, shape, attributes=attributes)
 
     return rule
+
+
+def _reduced_axes(layer, call, x):
+    """The axes that a layer or an operation reduces, in order; by default height and width."""
+    rank, axes = len(x.shape), getattr(layer, "axis", (1, 2))
+    axes = range(rank) if axes is None else axes if isinstance(axes, (tuple, list)) else (axes,)
+    axes = tuple(sorted(axis % rank for axis in axes))
+    if 0 in axes:
+        raise refuse(layer, call.path, "reduces the batch axis.")
+    return axes
 
 
 lowers(layers.GlobalAveragePooling2D, operation_class(ops.mean), reads="axis keepdims")(_reduced("mean"))
@@ -77,7 +82,7 @@ lowers(operation_class(ops.min), operation_class(ops.amin), reads="axis keepdims
 def _variance(graph, layer, call, x, shape):
     """The mean of the squared differences from the mean."""
     mean = _reduced("mean")(graph, layer, call, x, shape)
-    axes = graph.operations[-1].attributes["axes"]
+    axes = _reduced_axes(layer, call, x[0])
     sides = tuple(1 if axis in axes else side for axis, side in enumerate(x[0].shape))
     centered = pairwise(graph, "subtract", layer, [x[0], reshaped(graph, layer, mean, sides)])
     return _reduced("mean")(graph, layer, call, [pairwise(graph, "multiply", layer, [centered] * 2)], shape)
@@ -303,15 +308,14 @@ def _repeated(graph, layer, call, x, shape):
 
 @lowers(operation_class(lambda x: ops.flip(x, 1)), reads="axis")
 def _flipped(graph, layer, call, x, shape):
-    """A permutation along the last axis, with which others are exchanged before and after."""
-    rank, (y,) = len(shape), x
+    (y,) = x
     axes = layer.axis if isinstance(layer.axis, (tuple, list)) else (layer.axis,)
-    if None in axes or 0 in [axis % rank for axis in axes]:
+    if None in axes or 0 in [axis % len(shape) for axis in axes]:
         raise refuse(layer, call.path, "flips the batch.")
+
+    def reverse(y):
+        return graph.add("permute", layer.name, [y], y.shape, attributes={"indices": np.arange(y.shape[-1])[::-1]})
+
     for axis in axes:
-        order = list(range(rank))
-        order[axis], order[-1] = order[-1], order[axis]
-        y = transposed(graph, layer, y, order)
-        backwards = {"indices": np.arange(y.shape[-1])[::-1]}
-        y = transposed(graph, layer, graph.add("permute", layer.name, [y], y.shape, attributes=backwards), order)
+        y = along_last(graph, layer, y, axis, reverse)
     return y

@@ -17,7 +17,7 @@ from keras_sharenets.analysis.graph import Call, Tensor
 from keras_sharenets.mobile.graph.elementwise_rules import activate
 from keras_sharenets.mobile.graph.inference_graph import Value
 from keras_sharenets.mobile.graph.keras_rules import POINTWISE, constant_product
-from keras_sharenets.mobile.graph.rules import GraphBuilder, call_arguments, lowers, refuse
+from keras_sharenets.mobile.graph.rules import GraphBuilder, lowers, refuse
 from keras_sharenets.mobile.graph.steps import array, reshaped, scaled, transposed, unnamed_class
 
 
@@ -132,7 +132,7 @@ def _attention(graph: GraphBuilder, layer: Any, call: Call, x: Sequence[Value], 
     query, key, value = x
     if query.shape[2] != key.shape[2]:
         raise refuse(layer, call.path, "has fewer heads for keys than for queries.")
-    factor = call_arguments(layer, call).get("scale")
+    factor = given.get("scale")
     factor = query.shape[-1] ** -0.5 if factor is None else float(factor)
     scores = scaled(graph, layer, product(graph, layer, call.path, "btnh,bsnh->bnts", query, key), factor)
     scores = graph.add("softmax", layer.name, [scores], scores.shape)

@@ -96,6 +96,13 @@ def transposed(graph: GraphBuilder, layer: Any, x: Value, order: Sequence[int]) 
     return graph.add("transpose", layer.name, [x], shape, attributes={"order": tuple(order)})
 
 
+def along_last(graph: GraphBuilder, layer: Any, x: Value, axis: int, step: Callable[[Value], Value]) -> Value:
+    """`step`, which keeps the shape and works along the last axis, along `axis`: exchanged with it before and after."""
+    order = list(range(len(x.shape)))
+    order[axis], order[-1] = order[-1], order[axis]
+    return transposed(graph, layer, step(transposed(graph, layer, x, order)), order)
+
+
 def reshaped(graph: GraphBuilder, layer: Any, x: Value, shape: Shape) -> Value:
     """A value in another shape."""
     return x if x.shape[1:] == tuple(shape[1:]) else graph.add("reshape", layer.name, [x], shape)
