@@ -10,10 +10,8 @@ from mobile_networks import NAMES, convert
 
 import keras_sharenets as ksn
 from keras_sharenets.mobile import export_tflite, size_report
-from keras_sharenets.mobile.graph import arena
-from keras_sharenets.mobile.graph.arena import Program, Step
-from keras_sharenets.mobile.inspect import file
-from keras_sharenets.mobile.inspect.arena import arena_bytes, program_of, read_plan
+from keras_sharenets.mobile.inspect import arena, file
+from keras_sharenets.mobile.inspect.arena import Program, Step, arena_bytes, program_of, read_plan
 
 KILO = 1024
 

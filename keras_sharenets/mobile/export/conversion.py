@@ -21,7 +21,6 @@ from keras_sharenets.layers import FakeQuantize
 from keras_sharenets.mobile.export import edge_quantizer, metadata, reference
 from keras_sharenets.mobile.export.representative_data import checked_inputs
 from keras_sharenets.mobile.graph import group_chains, merging, passes, scales
-from keras_sharenets.mobile.graph.arena import best_offsets, best_order
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
 from keras_sharenets.mobile.graph.lowering import LoweredModel, lower_calls
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph, is_clustered, quantize
@@ -223,10 +222,10 @@ def plan_memory(data: bytes) -> bytes:
     """
     program, numbers = arena.program_of(file.parse(data))
     # A kernel that several steps share is widened before the first of them in the new order.
-    order = list(dict.fromkeys(number for step in best_order(program) for number in numbers[step]))
+    order = list(dict.fromkeys(number for step in arena.best_order(program) for number in numbers[step]))
     data = _reordered(data, order)
     model = file.parse(data)
-    offsets = best_offsets(arena.program_of(model)[0])
+    offsets = arena.best_offsets(arena.program_of(model)[0])
     graphs = range(model.SubgraphsLength())
     places = [-1] * sum(model.Subgraphs(graph).TensorsLength() for graph in graphs)
     for value, offset in offsets.items():
