@@ -7,7 +7,6 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from keras_sharenets.models.counts import NetworkCounts, list_counts
-from keras_sharenets.models.homes import home_of as _home_of
 from keras_sharenets.models.registry import create_model, find_family, find_variant, list_models
 from keras_sharenets.models.weights import TrainedWeights, list_trained
 
@@ -58,6 +57,27 @@ __all__ = [
     "list_models",
     "list_trained",
 ]
+
+_HOMES = {
+    "base": ("CommonArguments",),
+    "baselines.basic_resnets": ("BasicResNet",),
+    "baselines.mobile_networks": ("IGCV3", "MobileNetV1", "MobileNetV2"),
+    "baselines.resnet8": ("ResNet8",),
+    "baselines.shufflenets": ("ShuffleNet", "ShuffleNetV2"),
+    "blocks": ("HGCModule", "HSCModule", "IGCBlock", "SLBlock", "SharedResidualBlock"),
+    "hgcnet.hgcnet": ("HGCNet",),
+    "hscnet.hscnet": ("HSCNet",),
+    "igcnet.igcnet": ("IGCNet", "PlainIGCNet"),
+    "shardnet.resnets": ("ShardDeepResNet", "ShardResNet"),
+    "shardnet.vgg": ("ShardVGGNet",),
+    "sharesnet.resnets": ("PreActResNet", "ResNet", "WideResNet"),
+}
+
+
+def _home_of(name: str) -> str | None:
+    """The full name of the module that defines a factory or block; `None` for other names."""
+    found = (module for module, names in _HOMES.items() if name in names)
+    return next((f"{__name__}.{module}" for module in found), None)
 
 
 def __getattr__(name: str) -> object:

@@ -10,8 +10,6 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from keras_sharenets.models.homes import home_of
-
 if TYPE_CHECKING:
     import keras
 
@@ -85,7 +83,7 @@ class Variant:
     @property
     def factory_documentation(self) -> str:
         """The docstring of `factory`, read from its source: importing it would import Keras and take seconds."""
-        home = home_of(self.factory_name)
+        home = importlib.import_module("keras_sharenets.models")._home_of(self.factory_name)
         spec = None if home is None else importlib.util.find_spec(home)
         if spec is None or spec.origin is None:
             return ""
