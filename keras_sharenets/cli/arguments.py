@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from keras_sharenets.cli.command import say
 from keras_sharenets.training.data.sources import KNOWN, DataSource
-from keras_sharenets.training.recipes.few_images import adapt
-from keras_sharenets.training.recipes.named import find_recipe, override, recipe_for
+from keras_sharenets.training.recipes.named import adapt, find_recipe, override, recipe_for
 from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from keras_sharenets import create_model, files
 from keras_sharenets.dtype_policies import in_policy
 from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.named import override, recipe_for
-from keras_sharenets.training.run import precision
-from keras_sharenets.training.run.fit import fit, resume
+from keras_sharenets.training.run.fit import MEASURED, choose_precision, fit, resume
 from keras_sharenets.training.run.network import build
 from keras_sharenets.training.run.record import Run, RunOptions, read_metrics
 from trainers.cli import main
@@ -24,9 +23,9 @@ def recipe():
 
 
 def choose(monkeypatch, asked, devices=None, seconds=None):
-    monkeypatch.setattr(precision, "step_seconds", lambda *_: seconds)
+    monkeypatch.setattr("keras_sharenets.training.run.fit.step_seconds", lambda *_: seconds)
     run = Run(precision=asked, versions={}, **RECORD)
-    return precision.choose_precision(run, devices or Devices(), None, None)
+    return choose_precision(run, devices or Devices(), None, None)
 
 
 def test_choice_of_precision(monkeypatch):
@@ -75,8 +74,8 @@ def test_run_in_half_precision(asked, digits, recipe, quick_network, tmp_path, c
 def test_auto_measures_both_precisions(digits, recipe, quick_network, tmp_path):
     settings = {"recipe": override(recipe, epochs=1), "options": TINY, "verbose": 0}
     run = fit(MODEL, digits, tmp_path / "run", run_options=RunOptions(precision="auto", jit_compile=False), **settings)
-    assert run.precision in precision.MEASURED
-    assert set(run.step_seconds) == set(precision.MEASURED)
+    assert run.precision in MEASURED
+    assert set(run.step_seconds) == set(MEASURED)
     assert all(0 < seconds < 60 for seconds in run.step_seconds.values())
     assert resume(tmp_path / "run", digits).step_seconds == run.step_seconds
 

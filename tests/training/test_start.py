@@ -17,8 +17,7 @@ from keras_sharenets.cli.command import make_parser
 from keras_sharenets.cli.fit import accuracy_before
 from keras_sharenets.models import list_trained
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
-from keras_sharenets.training.recipes.few_images import adapt, batch_size_for
-from keras_sharenets.training.recipes.named import find_recipe, override
+from keras_sharenets.training.recipes.named import adapt, batch_size_for, find_recipe, override
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.command import fit_command_line
 from keras_sharenets.training.run.fit import fit, resume

@@ -8,18 +8,20 @@ import functools
 import importlib
 import json
 import pathlib
+import statistics
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 
 from keras_sharenets import files
+from keras_sharenets.dtype_policies import POLICIES, in_policy
 from keras_sharenets.folder_lock import hold_folder, is_unused
 from keras_sharenets.machine import package_versions
 from keras_sharenets.models import hscnet
-from keras_sharenets.training.data.batches import (
-    training_batches,
-)
+from keras_sharenets.timing import take_turns
+from keras_sharenets.training.data.batches import Batches, training_batches
 from keras_sharenets.training.data.dataset import Arrays, Dataset, changed_split, count_images
 from keras_sharenets.training.data.tfds import in_several_files
 from keras_sharenets.training.devices.devices import Devices, check_parts, connect
@@ -27,20 +29,19 @@ from keras_sharenets.training.devices.resident import keeps_images
 from keras_sharenets.training.recipes.named import recipe_for
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.loop import train_network
-from keras_sharenets.training.run.network import build, set_seed
-from keras_sharenets.training.run.precision import choose_precision
+from keras_sharenets.training.run.network import build, compile_model, set_seed
 from keras_sharenets.training.run.record import Run, RunOptions, read_metrics, run_from_dict
-from keras_sharenets.training.run.recorder import (
-    CHECKPOINTS,
-    Checkpoint,
-    last_checkpoint,
-)
+from keras_sharenets.training.run.recorder import CHECKPOINTS, Checkpoint, last_checkpoint
 from keras_sharenets.training.run.start import Start, keep_preprocessing, load_start_weights, reopen_start, to_record
 from keras_sharenets.training.run.teacher import open_teacher
 
 PACKAGES = ("keras", "tensorflow", "jax", "numpy", "tensorflow_datasets", "scikit-learn", "pillow")
 # Properties of the data set that must match when a run is resumed.
 COMPARED = ("name", "class_names", "train", "test", "validation", "shape", "mean", "variance")
+# The choice of a precision by measurement. Not float16: small gradients underflow, and large ones overflow.
+MEASURED = ("float32", "bfloat16")
+GAIN = 1.05  # Required speedup of a step.
+ROUNDS = 3
 
 
 class RunExistsError(ValueError):
@@ -195,6 +196,46 @@ def _settle(run: Run, dataset: Dataset, devices: Devices) -> Run:
             raise ValueError(f"`teacher` (={run.teacher!r}) has changed since the run was started.")
         run = dataclasses.replace(run, teacher_sha256=digest)
     return choose_precision(run, devices, batches, lambda: build(run.model, dataset, run.options, run.recipe))
+
+
+def choose_precision(run: Run, devices: Devices, batches: Batches, build: Callable[[], keras.Model]) -> Run:
+    """The run with its precision: the requested one, the fastest for `"auto"`, the default of the devices for `None`.
+
+    Args:
+        run: the run to start or resume.
+        devices: devices to train on.
+        batches: batches of its training split.
+        build: builds its network.
+
+    Raises:
+        ValueError: the precision is `"auto"` with several devices.
+    """
+    if run.precision is None:
+        policy = devices.policy or keras.config.dtype_policy().name
+        return dataclasses.replace(run, precision={name: key for key, name in POLICIES.items()}.get(policy))
+    if run.precision != "auto":
+        return run
+    if devices.strategy != "default":
+        raise ValueError(
+            f"`precision` (='auto') is measured on one device: name a precision for the strategy {devices.strategy!r}."
+        )
+    seconds = step_seconds(run, batches, build)
+    fastest = min(seconds, key=lambda name: seconds[name])
+    chosen = fastest if GAIN * seconds[fastest] < seconds["float32"] else "float32"
+    return dataclasses.replace(run, precision=chosen, step_seconds=seconds)
+
+
+def step_seconds(run: Run, batches: Batches, build: Callable[[], keras.Model]) -> dict[str, float]:
+    """Median seconds of a training step in each of `MEASURED`, interleaved, after compilation."""
+    batch = batches.batch(0, 0)
+
+    def step(name: str) -> Callable[[], Any]:
+        tried = dataclasses.replace(run, precision=name)
+        model = compile_model(in_policy(POLICIES[name], build), tried, batches.steps, Devices())
+        return lambda: model.train_on_batch(*batch)
+
+    seconds = take_turns({name: step(name) for name in MEASURED}, ROUNDS, warmup=1)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 @contextlib.contextmanager
