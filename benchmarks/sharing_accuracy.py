@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -271,7 +270,7 @@ def read_page(page: pathlib.Path) -> dict[str, Any]:
     """
     replace_table(page.read_text(encoding="utf-8"), "", begin=BEGIN, end=END)
     data = _data_of(page)
-    return json.loads(data.read_text(encoding="utf-8")) if data.is_file() else {"originals": [], "rows": []}
+    return files.read_json(data) if data.is_file() else {"originals": [], "rows": []}
 
 
 def update_page(page: pathlib.Path, rows: Sequence[Row], originals: Sequence[Row]) -> None:

@@ -55,6 +55,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def read_json(path: str | os.PathLike) -> Any:
+    """The value in a JSON file; a `ValueError` if it is not one."""
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
 def check_paths(*paths: str | os.PathLike | None) -> None:
     """Raises a `ValueError` for the first path that does not exist, ignoring `None`."""
     for path in (pathlib.Path(path) for path in paths if path is not None):

@@ -356,7 +356,7 @@ FAULTS = {
     # search
     "networks_are_tried_again": Fault(
         "search",
-        "return super()._compute_values_hash(self.network(values))",
+        "return super()._compute_values_hash(self.network(parameters))",
         "return super()._compute_values_hash(values)",
         ("tests/search/test_search.py::test_no_network_is_trained_twice",),
     ),

@@ -1,10 +1,8 @@
 """Profiles of networks: stored and effective parameters and multiply-adds, as data and as tables."""
 
 import contextlib
-import csv
 import dataclasses
 import html
-import io
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +14,7 @@ from keras_sharenets.analysis.counting import parameters_of
 from keras_sharenets.analysis.graph import Graph, trace
 from keras_sharenets.analysis.multiply_adds import multiply_adds
 from keras_sharenets.layers.quantized_kernels import inner
-from keras_sharenets.rendering.tables import text_table
+from keras_sharenets.rendering.tables import csv_table, text_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,15 +287,11 @@ def to_csv(profile: Profile) -> str:
     Returns:
         A str.
     """
-    names = [field.name for field in dataclasses.fields(LayerProfile)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for row in profile.layers:
-        values = dataclasses.asdict(row)
-        values.update(input_shape=_shape(row.input_shape), output_shape=_shape(row.output_shape))
-        writer.writerow([values[name] for name in names])
-    return text.getvalue()
+    rows = [
+        dataclasses.asdict(row) | {name: _shape(getattr(row, name)) for name in ("input_shape", "output_shape")}
+        for row in profile.layers
+    ]
+    return csv_table(rows, [field.name for field in dataclasses.fields(LayerProfile)])
 
 
 def to_dict(profile: Profile) -> dict[str, Any]:

@@ -6,12 +6,11 @@ sharenets create --from-trial runs/search/07 --output net.keras
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 
 from keras_sharenets.cli.arguments import add_input_shape, add_model_option
 from keras_sharenets.cli.command import Answer
-from keras_sharenets.files import as_tuples
+from keras_sharenets.files import as_tuples, read_json
 from keras_sharenets.training.run.command import parse_option
 
 
@@ -83,7 +82,7 @@ def read_trial(folder: str | pathlib.Path) -> tuple[str, dict[str, object]]:
     if not path.is_file():
         raise ValueError(f"There is no {path}: {folder} is not the folder of a trial.")
     try:
-        trial = json.loads(path.read_text(encoding="utf-8"))
+        trial = read_json(path)
         return trial["name"], {key: as_tuples(value) for key, value in trial["arguments"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the record of a trial: {type(error).__name__} {error}") from error

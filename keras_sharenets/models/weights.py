@@ -6,7 +6,6 @@ import dataclasses
 import fnmatch
 import functools
 import hashlib
-import json
 import os
 import pathlib
 import warnings
@@ -63,7 +62,7 @@ class TrainedWeights:
 
 @functools.cache
 def _index() -> tuple[TrainedWeights, ...]:
-    return tuple(map(_entry, json.loads(INDEX.read_text(encoding="utf-8"))))
+    return tuple(map(_entry, files.read_json(INDEX)))
 
 
 def _entry(entry: Mapping[str, Any]) -> TrainedWeights:

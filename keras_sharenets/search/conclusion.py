@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import statistics
 import time
@@ -113,7 +112,7 @@ def _accuracy(search: Search, result: trials.Result, part: int, tell: Callable[[
         files.write_json(path, {"accuracy": accuracy})
         seconds = time.perf_counter() - started
         tell(f"finalist {result.id}, part {part + 1} of {PARTS}: validation accuracy {accuracy:.4f}; {seconds:.0f} s")
-    return json.loads(path.read_text(encoding="utf-8"))["accuracy"]
+    return files.read_json(path)["accuracy"]
 
 
 def conclude(search: Search, tell: Callable[[str], object]) -> None:
@@ -172,4 +171,4 @@ def read_conclusion(folder: pathlib.Path) -> dict[str, Any] | None:
     """The record that `conclude` wrote, or `None` if the search has not finished."""
     path = folder / FILE
     # Older records lack `unsteady`.
-    return {"unsteady": False, **json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else None
+    return {"unsteady": False, **files.read_json(path)} if path.is_file() else None

@@ -10,7 +10,7 @@ meaningful for all networks.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -151,12 +151,6 @@ class SpaceHyperModel(keras_tuner.HyperModel):
                     f"{too_much[0].replace('_', ' ')}."
                 )
         return dict(self._points[index])
-
-    def point_of_values(self, values: Mapping[str, float]) -> Point:
-        """As `point`, from the values of the hyperparameters by name."""
-        hp = keras_tuner.HyperParameters()
-        hp.values = dict(values)
-        return self.point(hp)
 
     def describe(self, hp: keras_tuner.HyperParameters) -> tuple[str, Point, Counts]:
         """Name and arguments for `keras_sharenets.create_model`, and the counts of the network."""

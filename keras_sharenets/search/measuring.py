@@ -191,7 +191,7 @@ def shared_file_bytes(
         except (ExportMismatchError, ValueError):
             size = 0
         files.write_json(path, {"choices": point, "int8_bytes": size})
-    return json.loads(path.read_text(encoding="utf-8"))["int8_bytes"]
+    return files.read_json(path)["int8_bytes"]
 
 
 def _record(folder: pathlib.Path, point: Mapping[str, Any]) -> pathlib.Path:
@@ -237,7 +237,7 @@ class FileLimits:
 
     def __str__(self) -> str:
         """The limits, each with the lowest measured value."""
-        found, texts = [json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("*.json")], []
+        found, texts = [files.read_json(path) for path in self.folder.glob("*.json")], []
         for name, cost in (("max_tflite_bytes", "int8_bytes"), ("max_latency_ms", "latency_ms")):
             limit = getattr(self.budget, name)
             if limit is not None:
@@ -253,7 +253,7 @@ class FileLimits:
             costs = estimate_costs(build(name, self.dataset, arguments, self.recipe), self.dataset)
             files.write_json(path, {"name": name, "arguments": arguments, **dataclasses.asdict(costs)})
         # Older records lack `unsteady`.
-        found = {"unsteady": False, **json.loads(path.read_text(encoding="utf-8"))}
+        found = {"unsteady": False, **files.read_json(path)}
         return FileCosts(**{field.name: found[field.name] for field in dataclasses.fields(FileCosts)})
 
 
@@ -336,5 +336,5 @@ def make_original(
         except (ValueError, keras_tuner.errors.FailedTrialError) as error:
             show(f"skipping {source}: {error}")
             return None
-    accuracy = json.loads(record.read_text(encoding="utf-8"))["accuracy"]
+    accuracy = files.read_json(record)["accuracy"]
     return Peer("original", file, file.stat().st_size, accuracy)

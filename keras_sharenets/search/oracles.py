@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import keras_tuner
@@ -34,11 +34,13 @@ class _OneFile(keras_tuner.Oracle):
     """Makes an oracle save its state with all trials atomically to `path`, and propose no network twice."""
 
     path: pathlib.Path
-    network: Callable[[Mapping[str, Any]], dict[str, Any]]
+    network: Callable[[keras_tuner.HyperParameters], dict[str, Any]]
 
     def _compute_values_hash(self, values):
         # Different hyperparameters can describe the same network, which would reach the same accuracy.
-        return super()._compute_values_hash(self.network(values))
+        parameters = keras_tuner.HyperParameters()
+        parameters.values = dict(values)
+        return super()._compute_values_hash(self.network(parameters))
 
     def get_state(self):
         return {**super().get_state(), "trials": [trial.get_state() for trial in self.trials.values()]}
@@ -61,7 +63,7 @@ class _OneFile(keras_tuner.Oracle):
         files.write_text(self.path, json.dumps(self.get_state()))
 
     def reload(self):
-        self.set_state(_with_current_names(json.loads(self.path.read_text(encoding="utf-8"))))
+        self.set_state(_with_current_names(files.read_json(self.path)))
 
 
 def _with_current_names(state: Any) -> Any:
@@ -166,7 +168,7 @@ def make_oracle(
     epochs: int,
     seed: int,
     path: pathlib.Path,
-    network: Callable[[Mapping[str, Any]], dict[str, Any]],
+    network: Callable[[keras_tuner.HyperParameters], dict[str, Any]],
 ) -> keras_tuner.Oracle:
     """An oracle that maximizes `SCORE` and proposes each network once, apart from trials that continue another.
 
@@ -178,7 +180,7 @@ def make_oracle(
         epochs: epochs of a full training run.
         seed: random seed, at least 0.
         path: file for the state of the oracle.
-        network: function from the values of the hyperparameters to a dict that identifies the network.
+        network: function from hyperparameters to a dict that identifies the network.
     """
     _checks.one_of("tuner", tuner, TUNERS)
     _checks.positive("trials", trials)

@@ -79,7 +79,7 @@ class _Tuner(keras_tuner.Tuner):
             epochs=search.recipe.epochs,
             seed=search.seed,
             path=search.folder / "oracle.json",
-            network=hypermodel.point_of_values,
+            network=hypermodel.point,
         )
         super().__init__(oracle, hypermodel, directory=search.folder, project_name="keras_tuner")
         if self._has_oracle() and oracle.path.is_file():

@@ -176,4 +176,4 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
         raise ValueError(f"There is no {path}: {folder} contains no search.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return files.read_json(path)

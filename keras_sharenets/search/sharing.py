@@ -135,12 +135,6 @@ class SharingHyperModel(keras_tuner.HyperModel):
             f"'{self.name}' no further."
         )
 
-    def point_of_values(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """As `point`, from the values of the hyperparameters by name."""
-        hp = keras_tuner.HyperParameters()
-        hp.values = dict(values)
-        return self.point(hp)
-
     def network(self, point: Mapping[str, str]) -> keras.Model:
         """The network of a `point`, not compiled."""
         return self._convert(point).model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -100,7 +99,7 @@ def read(path: pathlib.Path) -> Result:
         raise ValueError(f"There is no {path}.")
     try:
         # Older records lack `unsteady`.
-        values = {"unsteady": False, **json.loads(path.read_text(encoding="utf-8"))}
+        values = {"unsteady": False, **files.read_json(path)}
         given = {field.name: values[field.name] for field in dataclasses.fields(Result)}
         # Older records use former names of arguments.
         for name in ("arguments", "settings"):

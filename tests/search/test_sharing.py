@@ -50,7 +50,7 @@ def test_choices_give_networks_within_the_budget():
         assert ksn.profile(shared.model).stored_parameters == shared.parameters <= stored // 2
         sizes.add(shared.parameters)
     assert len(sizes) > 1
-    point = hypermodel.point_of_values(hp.values)
+    point = hypermodel.point(hp)
     name, arguments, counts = hypermodel.describe(hp)
     assert (name, arguments) == (model.name, point)
     made = ksn.profile(hypermodel.network(point))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import json
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -118,7 +117,7 @@ def read_record(output: str | pathlib.Path) -> tuple[Plan, list[Row]]:
     if not path.is_file():
         raise ValueError(f"There is no {path}: {output} contains no compression.")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = files.read_json(path)
         if record["version"] > VERSION:
             raise ValueError(f"its version (={record['version']}) must be at most {VERSION}: update keras_sharenets.")
         plan = {field.name: record["plan"][field.name] for field in dataclasses.fields(Plan)}
@@ -272,7 +271,7 @@ def _where(output: pathlib.Path, plan: Plan, number: int) -> Sequence[str] | Non
     where = plan.where
     for record in (step_folder(output, plan, earlier) / LAYER_NAMES for earlier in range(number)):
         if record.is_file():  # Only sharing steps have it, and compressions begun by an earlier version do not.
-            where = followed(where, json.loads(record.read_text(encoding="utf-8")))
+            where = followed(where, files.read_json(record))
     return where
 
 

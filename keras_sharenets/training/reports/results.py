@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from keras_sharenets import files
 from keras_sharenets.models.counts import NetworkCounts, counts_of
 from keras_sharenets.models.registry import VARIANTS, find_variant
 from keras_sharenets.timing import Timing
 from keras_sharenets.training.papers.entries import DATA, papers, printed_for, recipe_of
+from keras_sharenets.training.papers.runs import Group
 from keras_sharenets.training.run.record import Run, read_metrics
 
 
@@ -77,26 +78,10 @@ class Published:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """`Published` runs that differ in their seeds only, in the order of these."""
+class Row(Group):
+    """Finished runs that differ only in their seed, ordered by seed, with their folders and files."""
 
     published: tuple[Published, ...]
-
-    @property
-    def run(self) -> Run:
-        """The `Run` of the first seed: but for accuracies it stands for all."""
-        return self.published[0].run
-
-    @property
-    def accuracies(self) -> dict[int, float]:
-        """A dict, seed to test accuracy after the last epoch."""
-        return {one.run.seed: one.accuracy for one in self.published}
-
-    @property
-    def top5_accuracies(self) -> dict[int, float]:
-        """The same for top-5, of the runs in which it was measured."""
-        values = {one.run.seed: one.run.last.test_top5_accuracy for one in self.published}
-        return {seed: value for seed, value in values.items() if value is not None}
 
     @property
     def mean(self) -> float:
@@ -202,7 +187,7 @@ def int8_file(folder: str | pathlib.Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        entries = {entry["form"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))["files"]}
+        entries = {entry["form"]: entry for entry in files.read_json(path)["files"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not what `export` writes: {type(error).__name__} {error}") from error
     return entries.get("int8")
@@ -215,7 +200,7 @@ def read_times(path: str | pathlib.Path) -> Times:
         ValueError: it is not such a file, or its files were measured with several numbers of threads.
     """
     try:
-        measured = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        measured = files.read_json(path)
         (threads,) = {each["threads"] for each in measured["files"]}
         timings = {
             _last_parts(pathlib.Path(each["path"])): Timing(each["median_ms"], each["spread_ms"])
@@ -247,7 +232,8 @@ def make_rows(published: Iterable[Published]) -> list[Row]:
         if group and group[-1].run.seed == run.seed:
             raise ValueError(f"{group[-1].folder} and {one.folder} are the same run: {run.model} with seed {run.seed}.")
         group.append(one)
-    return sorted(map(Row, map(tuple, groups.values())), key=_place)
+    rows = (Row(tuple(one.run for one in group), tuple(group)) for group in groups.values())
+    return sorted(rows, key=_place)
 
 
 def _place(row: Row) -> tuple[int, str]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
 import math
 import pathlib
 from collections.abc import Mapping
@@ -14,6 +11,7 @@ from typing import Any
 from keras_sharenets import _checks, files
 from keras_sharenets.dtype_policies import POLICIES
 from keras_sharenets.models import hscnet, igcnet
+from keras_sharenets.rendering.tables import csv_table
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
 
@@ -255,7 +253,7 @@ def read_metrics(path: pathlib.Path) -> Run:
     if not path.is_file():
         raise ValueError(f"There is no {path}: {path.parent} contains no run.")
     try:
-        return run_from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return run_from_dict(files.read_json(path))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the record of a run: {type(error).__name__} {error}") from error
 
@@ -292,13 +290,9 @@ def _outcome(epoch: Epoch, file: str) -> dict[str, Any]:
 
 def write_history(run: Run, path: pathlib.Path) -> None:
     """Writes the epochs of a `Run` as CSV atomically, one line per epoch below a header."""
-    text = io.StringIO()
     names = [field.name for field in dataclasses.fields(Epoch)]
     # Without metrics of a missing split, and without top-5 accuracies that were not measured.
     names = names if run.split == "validation" else [name for name in names if not name.startswith("validation")]
     has_top5 = any((epoch.test_top5_accuracy or epoch.validation_top5_accuracy) is not None for epoch in run.epochs)
     names = names if has_top5 else [name for name in names if "top5" not in name]
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(epoch) for epoch in run.epochs)
-    files.write_text(path, text.getvalue())
+    files.write_text(path, csv_table([dataclasses.asdict(epoch) for epoch in run.epochs], names))
