@@ -237,9 +237,9 @@ def check_layer(
     """
     keras.utils.set_random_seed(0)
 
-    def build():
+    def build(**more):
         inputs = keras.Input(input_shape[1:])
-        return keras.Model(inputs, layer_class(**arguments)(inputs))
+        return keras.Model(inputs, layer_class(**arguments, **more)(inputs))
 
     images = pseudo_random(input_shape)
     model = build()
@@ -248,6 +248,7 @@ def check_layer(
     assert {name: layer.get_config()[name] for name in arguments} == arguments
     assert layer.count_params() == stored_parameters
     assert model.output_shape == (None, *output_shape[1:])
+    assert build(trainable=False).trainable_weights == []
     outputs = outputs_of(model, images)
     assert outputs.shape == tuple(output_shape)
     for gradient in _check_gradients(model, images):

@@ -25,6 +25,10 @@ class FakeQuantize(keras.layers.Layer):
         places: int, number of places in which the layer is called.
         momentum: float, momentum of the moving averages; at least 0 and below 1.
 
+    Call arguments:
+        inputs: tensor.
+        place: int, index of the place, from 0.
+
     Raises:
         ValueError: an argument violates one of these rules.
 
@@ -54,12 +58,17 @@ class FakeQuantize(keras.layers.Layer):
         return ops.min(self.low), ops.max(self.high)
 
     def call(self, inputs: Tensor, place: int = 0, training: bool | None = None) -> Tensor:
+        self._check_place(place)
         if training:
             self._update_range(ops.stop_gradient(ops.cast(inputs, self.low.dtype)), place)
         low, high = self.range()
         known = high > low
         rounded = rounding.round_values(ops.cast(inputs, self.low.dtype), low, ops.where(known, high, 1.0))
         return ops.where(known, ops.cast(rounded, inputs.dtype), inputs)
+
+    def _check_place(self, place: int) -> None:
+        if not 0 <= place < self.places:
+            raise ValueError(f"`place` (={place}) must be at least 0 and below `places` (={self.places}).")
 
     def _update_range(self, inputs: Tensor, place: int) -> None:
         """Moves the range of one place toward that of a batch. It always includes 0, which padding and ReLU need."""
@@ -73,6 +82,7 @@ class FakeQuantize(keras.layers.Layer):
         return tuple(input_shape)
 
     def compute_output_spec(self, inputs: Tensor, place: int = 0, training: bool | None = None) -> keras.KerasTensor:
+        self._check_place(place)
         return keras.KerasTensor(inputs.shape, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:

@@ -51,10 +51,11 @@ class ParallelConv2D(keras.layers.Layer):
     """
 
     def __init__(self, spatial: HighlySharedConv2D, pointwise: HighlySharedConv2D, **kwargs: Any):
-        super().__init__(**kwargs)
         for name, layer in (("spatial", spatial), ("pointwise", pointwise)):
             if not isinstance(layer, HighlySharedConv2D):
                 raise ValueError(f"`{name}` (={layer!r}) must be a `HighlySharedConv2D`.")
+        kwargs.setdefault("dtype", spatial.dtype_policy)
+        super().__init__(**kwargs)
         self.input_spec = keras.layers.InputSpec(ndim=4)
         for name in ("filters", "groups"):
             first, second = getattr(spatial, name), getattr(pointwise, name)
@@ -73,6 +74,8 @@ class ParallelConv2D(keras.layers.Layer):
                 )
         self.spatial = spatial
         self.pointwise = pointwise
+        if not self.trainable:  # Keras would freeze only weights of the layer itself.
+            spatial.trainable = pointwise.trainable = False
         # Used only by `reference_model`, which must reuse the same layers in every call.
         self._pad = keras.layers.ZeroPadding2D(self.border, data_format="channels_last", name=f"{self.name}_pad")
         self._sum = keras.layers.Add(name=f"{self.name}_sum")

@@ -96,6 +96,8 @@ class QuantizedKernels(keras.layers.Wrapper):
         self.activity_regularizer = layer.activity_regularizer
         _checks.one_of("preserve", preserve, PRESERVE)
         self.preserve = preserve
+        if not self.trainable:  # Keras would freeze only weights of the wrapper itself.
+            layer.trainable = False
 
     def build(self, input_shape: Shape | None = None) -> None:
         if input_shape is not None and input_shape[-1] == 0:

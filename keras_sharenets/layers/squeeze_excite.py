@@ -66,6 +66,7 @@ class SqueezeExcite(keras.layers.Layer):
     def _dense(self, inputs: int, units: int, activation: str, name: str) -> keras.layers.Dense:
         dense = _FloatDense(units, activation, kernel_initializer="he_normal", dtype=self.variable_dtype, name=name)
         dense.build((None, inputs))
+        dense.trainable = self.trainable  # A layer that is frozen before it is built does not freeze its parts.
         return dense
 
     def call(self, inputs: Tensor) -> Tensor:

@@ -73,3 +73,10 @@ def test_harness(tmp_path, other_backend):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         FakeQuantize(**arguments)
+
+
+@pytest.mark.parametrize("inputs", [np.ones((2, 2)), keras.Input((2,))])
+@pytest.mark.parametrize("place", [2, -1])
+def test_unknown_place(inputs, place):
+    with pytest.raises(ValueError, match=rf"`place` \(={place}\) must be at least 0 and below `places` \(=2\)\."):
+        FakeQuantize(places=2)(inputs, place=place)

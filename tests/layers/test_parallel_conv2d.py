@@ -96,6 +96,17 @@ def test_bad_pairs(rule):
         ParallelConv2D(*BAD[rule])
 
 
+@pytest.mark.parametrize("implementation", ["grouped", "folded"])
+def test_dtype_and_frozen_parts(implementation):
+    common = {"groups": 4, "dtype": "mixed_bfloat16", "implementation": implementation}
+    parts = HighlySharedConv2D(8, 3, **common), HighlySharedConv2D(8, 1, **common)
+    layer = ParallelConv2D(*parts, trainable=False)
+    inputs = keras.Input((4, 4, 8))
+    outputs = layer(inputs)
+    assert outputs.dtype == keras.backend.standardize_dtype(layer(np.ones((1, 4, 4, 8))).dtype) == "bfloat16"
+    assert keras.Model(inputs, outputs).trainable_weights == []
+
+
 def test_strides_need_a_centered_kernel():
     with pytest.raises(ValueError, match="padding='valid'"):
         make("same")(np.ones((1, 6, 6, 8), "float32"), strides=2)
