@@ -88,7 +88,6 @@ class Frame:
         """The output of the network: class scores or features, as in `keras.applications`."""
         if self.include_top:
             return self.classify(keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="pool")(x))
-        _checks.one_of("pooling", self.pooling, (None, "avg", "max"))
         if self.pooling == "avg":
             return keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="pool")(x)
         return (
@@ -114,13 +113,14 @@ def frame(name: str, given: CommonArguments, **defaults: Any) -> Frame:
 
     Raises:
         TypeError: an argument is not one of [`CommonArguments`].
-        ValueError: the softmax of a single class would always be 1; or there are statistics of pixels, but no
-            preprocessing.
+        ValueError: `pooling` is unknown; the softmax of a single class would always be 1; or there are statistics of
+            pixels, but no preprocessing.
     """
     for argument in given:
         if argument not in CommonArguments.__annotations__:
             raise TypeError(f"The factory of '{name}' has no argument `{argument}` (={given[argument]!r}).")
     made = Frame(**{"name": name, **defaults, **given})
+    _checks.one_of("pooling", made.pooling, (None, "avg", "max"))
     one_class = made.include_top and made.num_classes == 1
     if one_class and keras.activations.get(made.classifier_activation) is keras.activations.softmax:
         raise ValueError(

@@ -284,6 +284,7 @@ def test_unknown_height_and_width():
         ({"alpha": 1.7}, r"`alpha` \(=1\.7\) must divide every stage width \(=16\)"),
         ({"alpha": 0}, r"`alpha` \(=0\) must be a number above 0"),
         ({"width": 0}, r"`width` \(=0\) must be a positive integer"),
+        ({"width": []}, r"`width` \(=\(\)\) must be a tuple or list of at least one positive integer"),
         ({"blocks_per_stage": (1, 2)}, r"`blocks_per_stage` \(=\(1, 2\)\) must be .* each of the 3 stages"),
         ({"input_shape": (8, 3, 3)}, r"`input_shape` \(=\(8, 3, 3\)\) must be at least .* total stride \(=4\)"),
         ({"input_shape": (8, 8)}, r"`input_shape` \(=\(8, 8\)\) must be `\(height, width, channels\)`"),
@@ -291,7 +292,7 @@ def test_unknown_height_and_width():
         ({"stem": "resnet"}, r"`stem` \(='resnet'\) must be one of 'cifar', 'imagenet'"),
         ({"shortcut": "none"}, r"`shortcut` \(='none'\) must be one of"),
         ({"num_classes": 0}, r"`num_classes` \(=0\) must be a positive integer"),
-        ({"include_top": False, "pooling": "sum"}, r"`pooling` \(='sum'\) must be one of None, 'avg', 'max'"),
+        ({"pooling": "sum"}, r"`pooling` \(='sum'\) must be one of None, 'avg', 'max'"),
         ({"sharing": ("LA", "A", "")}, r"`sharing` \(=.*\) must be 5 strings, for theta1 to theta5, or 4: without"),
         (
             {"sharing": ("LC", "A", "", "", "")},

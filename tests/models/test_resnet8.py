@@ -55,3 +55,5 @@ def test_bad_arguments():
         ResNet8(input_shape=(3, 32, 3))
     with pytest.raises(ValueError, match=r"`width` \(=16\) must be a sequence of positive integers"):
         ResNet8(width=16)
+    with pytest.raises(ValueError, match=r"`width` \(=\(\)\) must be a tuple or list of at least one positive integer"):
+        ResNet8(width=())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import keras
 
+from keras_sharenets import _checks
 from keras_sharenets._types import Tensor
 from keras_sharenets.layers import BatchNormalization
 from keras_sharenets.models import base
@@ -55,6 +56,7 @@ def ResNet8(*, width: Sequence[int] = (16, 32, 64), **common: Unpack[base.Common
     Reference: Banbury et al., "MLPerf Tiny Benchmark", NeurIPS 2021, Datasets and Benchmarks, section 4. The network
     follows its repository, after He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
     """
+    _checks.sizes("width", width)
     frame = base.frame("resnet8", common)
     images = frame.images(total_stride=2 ** (len(width) - 1))
     x = _relu(_norm(_conv2d(images, width[0], 3, 1, "stem"), "stem"), "stem")

@@ -28,7 +28,7 @@ def _stem(x: Tensor, kind: str, filters: int, options: Options) -> Tensor:
 def _stage_widths(width: int | Sequence[int]) -> tuple[int, ...]:
     """The width of each stage; a single number stands for three stages with doubling widths."""
     if isinstance(width, Sequence):
-        return base.per_stage("width", width, len(width))
+        return _checks.sizes("width", width)
     _checks.positive("width", width)
     return (width, 2 * width, 4 * width)
 
