@@ -41,10 +41,13 @@ def is_plain_dense(layer: Any) -> bool:
 
 def _built(layer: keras.layers.Layer, shape: Shape) -> list[keras.layers.Layer]:
     """A sequence of layers that is equivalent to the layer and has its weights."""
-    parts, weights = _MAKES[type(layer)].parts(layer), layer.get_weights()
+    parts, weights = _MAKES[type(layer)].parts(layer), iter(layer.weights)
     for part in parts:
         part.build(shape)
-        part.set_weights([weights.pop(0).reshape(own.shape) for own in part.weights])
+        for own in part.weights:
+            weight = next(weights)
+            own.assign(keras.ops.reshape(weight, own.shape))
+            own.trainable = weight.trainable  # Weights may be frozen individually.
         shape = part.compute_output_shape(shape)
     return parts
 

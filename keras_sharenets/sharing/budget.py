@@ -156,7 +156,7 @@ def fit_tflite_bytes(network: Network, places: Sequence[Place], max_bytes: int) 
     """
     size = _file_bytes(network.model)
     choice, wanted = Choice(all_changes(network, places)), -(-(size - max_bytes) // _WEIGHT_BYTES)
-    shared, least, possible, tries = convert(network, [], {}), size, True, 0
+    shared, least, possible, tries = _converted(network, places, choice), size, True, 0
     while size > max_bytes:
         if not possible or tries == _FILES:
             raise ValueError(

@@ -10,12 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_sharenets.analysis.counting import count_parameters
 from keras_sharenets.analysis.graph import Call, Graph, trace
-from keras_sharenets.analysis.profile import profile_graph
 from keras_sharenets.sharing import building, measuring
 from keras_sharenets.sharing.as_convolutions import Parts, parts_of, with_parts
 from keras_sharenets.sharing.changes import Change
-from keras_sharenets.sharing.places import Order, Place, Where, chosen, find_places
+from keras_sharenets.sharing.places import Order, Place, Where, chosen, find_places, numpy_of
 from keras_sharenets.sharing.report import Shared, SharedLayer
 
 # Smaller squared errors are due to rounding: nothing was lost.
@@ -47,15 +47,15 @@ class Network:
     @property
     def parameters(self) -> int:
         """Number of trainable parameters, shared ones once."""
-        return profile_graph(self.graph, name=self.model.name).stored_parameters
+        return count_parameters(self.model)  # The size of the images may be unknown.
 
 
 def inspect_network(model: keras.Model, sample_images: Any) -> Network:
     """Finds the convolutions of a model and runs it on the sample images, if given.
 
     Raises:
-        ValueError: the convolutions have different dtype policies, but a shared kernel has only one precision; or two
-            layers have a weight in common, which copies of them would not.
+        ValueError: the convolutions have different dtype policies, but a shared kernel has only one precision; two
+            layers have a weight in common, which copies of them would not; or a weight is not finite.
     """
     original = sized = trace(model)
     owners: dict[int, Call] = {}
@@ -79,6 +79,11 @@ def inspect_network(model: keras.Model, sample_images: Any) -> Network:
     if len(policies) > 1:
         told = ", ".join(f"'{path}' has '{policy}'" for policy, path in reversed(policies.items()))
         raise ValueError(f"The convolutions of `model` (='{model.name}') must have one dtype policy: {told}.")
+    for layer in {id(layer): layer for place in places for layer in (place.layer, *place.norms)}.values():
+        if not all(np.isfinite(numpy_of(weight)).all() for weight in layer.weights):
+            raise ValueError(
+                f"The weights of `model` (='{model.name}') must be finite: those of '{layer.name}' are not."
+            )
     samples = measuring.Samples({}, {}) if inputs is None else measuring.measure_samples(graph, places, inputs)
     return Network(model, original, parts, graph, places, refused, inputs, samples)
 
@@ -102,7 +107,6 @@ def convert(network: Network, changes: Sequence[Change], left: dict[str, str]) -
     rows = [row for change in changes for row in _rows(change)]
     order = {place.path: number for number, place in enumerate(network.places)}
     rows.sort(key=lambda row: order[row.path])
-    parameters = profile_graph(new, name=built.model.name).stored_parameters
     taken = {row.path for row in rows}
     left = {path: reason for path, reason in left.items() if path not in taken}
     moved = [
@@ -115,7 +119,7 @@ def convert(network: Network, changes: Sequence[Change], left: dict[str, str]) -
         tuple(rows),
         left,
         network.parameters,
-        parameters,
+        count_parameters(built.model),
         tuple(dict.fromkeys(moved)),
         layer_names={path: built.names.get(layer) or built.names[whole[layer]] for path, layer in layers},
     )

@@ -190,8 +190,10 @@ def _find_orders(sets, uses):
 
 def _weighted(place: Place, moments: np.ndarray | None) -> np.ndarray:
     """A kernel weighted by the scale of each output and, with sample images, by the magnitude of each input."""
-    sizes = 1.0 if moments is None else np.sqrt(np.diag(moments)).reshape(*place.layer.kernel.shape[:3], 1)
-    return place.kernel * sizes * place.importance()
+    if moments is None:
+        return place.kernel * place.importance()
+    squares = np.maximum(np.diag(moments), 0)  # Of a constant input, rounding may leave a negative variance.
+    return place.kernel * np.sqrt(squares).reshape(*place.layer.kernel.shape[:3], 1) * place.importance()
 
 
 @one_thread

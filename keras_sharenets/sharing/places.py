@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -19,6 +19,15 @@ from keras_sharenets.analysis.graph import Call, Graph
 Where = str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None
 
 
+# Convolutions that share with no scheme; the report gives the reason.
+_OTHERS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.SeparableConv1D,
+)
 # A subclass with its own `call` may compute something else.
 _NORMALIZING = (keras.layers.BatchNormalization.call, ours.BatchNormalization.call)
 # For each weight of a layer, the axes of its input channels and of its output channels.
@@ -189,7 +198,7 @@ def find_places(graph: Graph, sized: Graph) -> tuple[list[Place], dict[str, str]
     places, refused = [], {}
     for calls in calls_of.values():
         layer = calls[0].operation
-        if not isinstance(layer, keras.layers.Conv2D) and not hasattr(layer, "effective_kernel"):
+        if not isinstance(layer, (keras.layers.Conv2D, *_OTHERS)) and not hasattr(layer, "effective_kernel"):
             continue
         reason = _obstacle(layer, calls)
         if reason is not None:
@@ -211,13 +220,17 @@ def chosen(places: Sequence[Place], where: Where, others: Sequence[str] = ()) ->
         others: names of convolutions that cannot share: a pattern may match them, too.
 
     Raises:
-        ValueError: a name or pattern matches no convolution.
+        ValueError: it is none of these, or a name or pattern matches no convolution.
     """
     if where is None:
         return list(places)
-    if callable(where):
+    if callable(where) and not isinstance(where, keras.layers.Layer):
         return [place for place in places if where(place.layer)]
-    patterns = [where] if isinstance(where, str) else list(where)
+    patterns: list[Any] = list(where) if isinstance(where, Iterable) and not isinstance(where, str) else [where]
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(
+            f"`where` (={where!r}) must be a name or pattern, a sequence of them, or a function of a layer."
+        )
     for pattern in patterns:
         names = [name for place in places for name in (place.path, place.layer.name)]
         if not fnmatch.filter([*names, *others], pattern):

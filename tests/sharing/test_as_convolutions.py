@@ -69,6 +69,17 @@ def test_dense_layer_on_images_is_a_convolution():
     assert shared.parameters_before - shared.parameters == (8 * 6 + 6 * 8) / 2
 
 
+def test_parts_keep_frozen_weights():
+    inputs = keras.Input((5, 5, 4))
+    layer = keras.layers.SeparableConv2D(4, 3, name="layer")
+    model = keras.Model(inputs, layer(inputs))
+    layer.depthwise_kernel.trainable = layer.pointwise_kernel.trainable = False
+    parts = with_convolutions(model)
+    assert [weight.shape for weight in parts.trainable_weights] == [(4,)]
+    with pytest.raises(ValueError, match="'layer': one of its weights is frozen, but not the layer"):
+        ksn.share(model, ShareChannels(arrangements=2))
+
+
 def test_network_without_such_layers_is_unchanged():
     inputs = keras.Input((4, 4, 2))
     shared = keras.layers.Dense(2)

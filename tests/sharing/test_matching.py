@@ -98,3 +98,15 @@ def test_reordering_does_not_change_outputs(more_weights):
     again = inspect_network(shared.model, given)
     for path, moments in matched.samples.moments.items():
         np.testing.assert_allclose(moments, again.samples.moments[path], rtol=1e-3, atol=1e-3 * np.abs(moments).max())
+
+
+def test_constant_channel_of_sample_images():
+    inputs = keras.Input((6, 6, 4))
+    x = keras.layers.Conv2D(4, 3, use_bias=False)(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    model = keras.Model(inputs, keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, use_bias=False)(x)))
+    pixels = np.random.default_rng(0).random((40, 6, 6, 4)).astype("float32")
+    pixels[..., 3] = 0.1  # As of opaque images; rounding leaves a variance of about -1e-18.
+    shared = ksn.share(model, ShareDepth("all"), sample_images=pixels, where="*")
+    assert shared.parameters == 9 * 4 * 4 + 4 * 4
+    assert np.isfinite(outputs_of(shared.model, pixels)).all()

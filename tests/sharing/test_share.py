@@ -1,5 +1,4 @@
 import ast
-import functools
 import pathlib
 import re
 
@@ -336,63 +335,3 @@ def test_int8_file_keeps_sharing(scheme, tmp_path):
     ]
     # One byte per weight, minus the size of additional operators.
     assert sizes[0] - sizes[1] > 0.5 * (shared.parameters_before - shared.parameters)
-
-
-@functools.cache
-def cached_network():
-    """A network that all invalid calls use, since they do not change it."""
-    return residual_network(stages=1)
-
-
-def network_of_wrappers():
-    """A layer in two wrappers, whose copies would have a layer each."""
-    x = inputs = keras.Input((2, 6, 6, 4))
-    conv = keras.layers.Conv2D(4, 3, padding="same")
-    for name in ("first", "second"):
-        x = keras.layers.TimeDistributed(conv, name=name)(x)
-    return keras.Model(inputs, x)
-
-
-class Subclassed(keras.Model):
-    def call(self, inputs):
-        return inputs
-
-
-@pytest.mark.parametrize(
-    ("make", "scheme", "arguments", "said"),
-    [
-        (Subclassed, ShareDepth(), {}, "`model`"),
-        (network_of_wrappers, ShareDepth("none"), {}, "must not have weights in common, as 'first' and 'second' have"),
-        (cached_network, "stage", {}, "`scheme` (='stage')"),
-        (cached_network, None, {}, "one of `scheme`, `max_parameters` and `max_tflite_bytes` must be given, got {}."),
-        (cached_network, None, {"max_parameters": 1.5}, "`max_parameters` (=1.5) must be a positive integer."),
-        (cached_network, [ShareDepth(), ShareChannels()], {}, "at least one of `groups`, `channel_repeats` and"),
-        (cached_network, ShareChannels(arrangements=7), {}, "does not divide its filters (=16)"),
-        (cached_network, InterleavedGroups((5, 5)), {}, "does not divide its input channels (=8)"),
-        (cached_network, ShareDepth(), {"where": "nothing*"}, "`where` (='nothing*')"),
-        (cached_network, ShareDepth(), {"where": lambda layer: False}, "`where` selects none of its convolutions"),
-        (cached_network, ShareDepth(), {"sample_images": np.zeros((4, 5, 5, 3))}, "`sample_images`"),
-        (cached_network, ShareDepth(), {"sample_images": np.full((4, 12, 12, 3), np.nan)}, "only finite numbers"),
-        (nested_network, HierarchicalGroups(2), {}, "its kernel is 3x3"),
-        (nested_network, ShareDepth(), {"where": "conv0"}, "no other convolution of its shape in its stage"),
-    ],
-)
-def test_bad_arguments(make, scheme, arguments, said):
-    with pytest.raises(ValueError, match=re.escape(said)):
-        ksn.share(make(), scheme, **arguments)
-
-
-def test_constrained_layer_is_skipped_with_a_reason():
-    inputs = keras.Input((8, 8, 4))
-    x = keras.layers.Conv2D(4, 3, kernel_constraint="non_neg", name="bounded")(inputs)
-    x = keras.layers.Conv2D(4, 3, name="conv1", padding="same")(x)
-    x = keras.layers.Conv2D(4, 3, name="conv2", padding="same")(x)
-    x = keras.layers.Conv2D(4, 3, name="adapted", padding="same")(x)
-    x = keras.layers.Conv2D(4, 3, name="sparse", padding="same", activity_regularizer="l1")(x)
-    model = set_trained_statistics(keras.Model(inputs, x))
-    model.get_layer("adapted").enable_lora(2)
-    shared = ksn.share(model, ShareDepth("all"))
-    assert "constraint" in shared.left["bounded"]
-    assert "LoRA" in shared.left["adapted"]
-    assert "activity regularizer" in shared.left["sparse"]
-    assert [layer.path for layer in shared.layers] == ["conv1", "conv2"]

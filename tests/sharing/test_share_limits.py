@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sharing_networks import residual_network
 
 import keras_sharenets as ksn
+from keras_sharenets.sharing import budget
 from keras_sharenets.sharing.budget import Choice
 
 
@@ -43,6 +44,24 @@ def test_max_tflite_bytes(tmp_path):
     assert after == shared.tflite_bytes
     with pytest.raises(ValueError, match=r"`max_tflite_bytes` .*must be at least"):
         ksn.share(model, max_tflite_bytes=1000)
+
+
+@pytest.mark.parametrize("limit", [{"max_parameters": 10_000}, {"max_tflite_bytes": 10_000}])
+def test_sufficient_budget_leaves_every_convolution(limit, monkeypatch):
+    monkeypatch.setattr(budget, "_file_bytes", lambda model: 9_000)
+    inputs = keras.Input((4, 4, 2))
+    x = keras.layers.Conv2D(2, 1, kernel_constraint="non_neg", name="bounded")(inputs)
+    shared = ksn.share(keras.Model(inputs, keras.layers.Conv2D(4, 3, name="conv")(x)), **limit)
+    assert shared.parameters == shared.parameters_before == 2 * 2 + 2 + 9 * 2 * 4 + 4
+    assert shared.left["conv"] == "not needed for the budget"
+    assert "constraint" in shared.left["bounded"]
+
+
+def test_images_of_any_size():
+    inputs = keras.Input((None, None, 8))
+    shared = ksn.share(keras.Model(inputs, keras.layers.Conv2D(8, 3)(inputs)), max_parameters=300)
+    assert (shared.parameters_before, shared.parameters) == (9 * 8 * 8 + 8, 9 * 8 * 8 // 2 + 8)
+    assert shared.model.input_shape == (None, None, None, 8)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
