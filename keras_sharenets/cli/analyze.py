@@ -205,7 +205,7 @@ def _named(name: str, options: dict[str, Any]) -> _Network:
 def _weights(networks: Sequence[_Network], images: dict[str, bytes], sections: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
-    from keras_sharenets.analysis.filter_figures import draw_distributions
+    from keras_sharenets.analysis.figures import draw_distributions
     from keras_sharenets.analysis.filters import filter_norms, stored_weights
 
     weights = {each.label: stored_weights(each.model) for each in networks}
@@ -259,7 +259,7 @@ def _activations(arguments: argparse.Namespace, network: _Network, dataset: Data
 def _show_activations(
     places: dict[str, tuple[Maps, ...]], dataset: Dataset, images: dict[str, bytes], sections: dict[str, Any]
 ) -> dict[str, Any]:
-    from keras_sharenets.analysis.filter_figures import HIGH, draw_high, draw_strongest
+    from keras_sharenets.analysis.figures import HIGH, draw_high, draw_strongest
     from keras_sharenets.rendering.page import Photo
 
     rows: list[Sequence[str]] = [
@@ -305,7 +305,7 @@ def _filters(
 ) -> dict[str, Any]:
     """Kernels of the first stage, and images that maximize its strongest feature maps."""
     from keras_sharenets.analysis.activations import exciting_images
-    from keras_sharenets.analysis.filter_figures import draw_exciting, draw_kernels
+    from keras_sharenets.analysis.figures import draw_exciting, draw_kernels
     from keras_sharenets.analysis.filters import filters
     from keras_sharenets.rendering.page import Photo
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_sharenets import analysis
-from keras_sharenets.analysis import filter_figures
+from keras_sharenets.analysis import figures
 from keras_sharenets.dtype_policies import in_policy
 from keras_sharenets.layers import HighlySharedConv2D
 
@@ -125,11 +125,11 @@ def test_batches_give_the_same_counts_as_an_array():
 def test_figures_are_png_files(network, images):
     places = analysis.activation_maps(network, images, np.zeros(30, int))
     weights = {"tiny": analysis.stored_weights(network)}
-    assert filter_figures.draw_distributions(weights, "weight", "Weights").startswith(SIGN)
-    assert filter_figures.draw_strongest(places, ["all"], "Maps").startswith(SIGN)
-    assert filter_figures.draw_high({"tiny": places}, "Maps").startswith(SIGN)
-    assert filter_figures.draw_kernels(analysis.filters(network), "Kernels").startswith(SIGN)
-    assert filter_figures.draw_exciting({"original": ([1], images[:1, ..., :3])}, "Images").startswith(SIGN)
+    assert figures.draw_distributions(weights, "weight", "Weights").startswith(SIGN)
+    assert figures.draw_strongest(places, ["all"], "Maps").startswith(SIGN)
+    assert figures.draw_high({"tiny": places}, "Maps").startswith(SIGN)
+    assert figures.draw_kernels(analysis.filters(network), "Kernels").startswith(SIGN)
+    assert figures.draw_exciting({"original": ([1], images[:1, ..., :3])}, "Images").startswith(SIGN)
 
 
 def test_exciting_images_excite_their_map(network):
