@@ -1,12 +1,10 @@
 import dataclasses
-import io
 import os
 import types
 from typing import Any
 
 import keras
 import numpy as np
-import PIL.Image
 import pytest
 from mobile_networks import convert
 
@@ -14,7 +12,7 @@ from keras_sharenets.mobile import benchmark_tflite, compare_tflite
 from keras_sharenets.mobile.inspect import benchmark, memory_probe
 from keras_sharenets.mobile.inspect.benchmark import delegation
 from keras_sharenets.mobile.inspect.file import open_tflite
-from keras_sharenets.mobile.inspect.tables import benchmark_entries, benchmark_table, draw_accuracy_against_size
+from keras_sharenets.mobile.inspect.tables import benchmark_entries, benchmark_table
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
@@ -167,19 +165,3 @@ def test_table_is_aligned():
         end = head.index(column) + len(column)
         assert all(line[end - 1] != " " and line[end : end + 1] in ("", " ") for line in lines[:2])
     assert "accuracy" not in benchmark_table(reports)
-
-
-# The axis is linear within a factor of 8 and logarithmic beyond it.
-@pytest.mark.parametrize("largest", [4000, 90_000])
-def test_figure_has_one_point_per_file(largest):
-    def blue_pixels(sizes):
-        reports = [make_report(f"runs/{index}.tflite", size) for index, size in enumerate(sizes)]
-        accuracies = {report.path: 0.5 + report.file_bytes / 1e6 for report in reports}
-        image = PIL.Image.open(io.BytesIO(draw_accuracy_against_size(reports, accuracies, "a title")))
-        assert image.size == (900, 504)
-        pixels = np.asarray(image.convert("RGB")).astype(int)
-        return np.abs(pixels - (0x1F, 0x5F, 0xBF)).max(-1).__lt__(30).sum()
-
-    one = blue_pixels([1000])
-    assert one > 20
-    assert blue_pixels([1000, 2000, 3000, largest]) == pytest.approx(4 * one, rel=0.15)
