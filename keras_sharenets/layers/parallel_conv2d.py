@@ -99,6 +99,9 @@ class ParallelConv2D(keras.layers.Layer):
         for layer, shape in ((self.spatial, self._padded_shape(input_shape)), (self.pointwise, input_shape)):
             if not layer.built:
                 layer.build(shape)
+        # `model.quantize`, which skips layers that it does not support, accepts only built ones.
+        self._pad.build(input_shape)
+        self._sum.build([self.compute_output_shape(input_shape)] * 2)
 
     def _padded_shape(self, shape: Shape) -> Shape:
         sides = [side and side + 2 * border for side, border in zip(shape[1:3], self.border, strict=True)]

@@ -182,12 +182,18 @@ def open_sharing(
         validation, seed: define the held-out part of the training split.
 
     Raises:
-        ValueError: the network is damaged, has other classes or outputs no probabilities, or as in
-            [`SharingHyperModel`].
+        ValueError: the network is damaged, has other classes, outputs no probabilities or takes images of any size, or
+            as in [`SharingHyperModel`].
     """
     open_teacher(str(network.path), dataset, recipe, argument="from")
+    model = files.load_model(network.path)
+    if None in model.input_shape[1:]:
+        raise ValueError(
+            f"`from` (={network.source}) must take images of one size, and takes {model.input_shape[1:]}: build it "
+            "with a fixed `input_shape` and load the weights into it."
+        )
     samples = training_images(hold_out(dataset, validation, seed), recipe, images)
-    hypermodel = SharingHyperModel(files.load_model(network.path), budget=budget, where=where, sample_images=samples)
+    hypermodel = SharingHyperModel(model, budget=budget, where=where, sample_images=samples)
     return Sharing(network.source, where, images, hypermodel)
 
 

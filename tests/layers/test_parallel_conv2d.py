@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from harness import check_model
+from harness import assert_close, check_model, outputs_of, pseudo_random
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis.graph import calls
@@ -76,6 +76,16 @@ def classifier(classifier_activation):
 
 def test_in_a_network(tmp_path, other_backend):
     check_model(classifier, {}, tmp_path, other_backend, classifier=None)
+
+
+def test_quantization_of_keras_skips_the_layer(tmp_path):
+    model = classifier("softmax")
+    with pytest.warns(UserWarning, match="Layer Add does not have a `quantize` method"):
+        model.quantize("int8")
+    assert model.layers[-1].kernel.dtype == "int8"
+    model.save(tmp_path / "model.keras")
+    images = pseudo_random((2, 6, 6, 8))
+    assert_close(outputs_of(keras.saving.load_model(tmp_path / "model.keras"), images), outputs_of(model, images), 1e-6)
 
 
 BAD = {

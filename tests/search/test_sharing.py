@@ -16,10 +16,12 @@ from keras_sharenets.layers import HighlySharedConv2D
 from keras_sharenets.search import settings, training, trials
 from keras_sharenets.search.budgets import Budget
 from keras_sharenets.search.report import full_training
-from keras_sharenets.search.sharing import SHARES, SharingHyperModel, sharing_choices
+from keras_sharenets.search.sharing import SHARES, SharingHyperModel, open_sharing, sharing_choices
 from keras_sharenets.search.training import train
 from keras_sharenets.training.data.sources import load
+from keras_sharenets.training.recipes.named import recipe_for
 from keras_sharenets.training.reports.evaluate import evaluate
+from keras_sharenets.training.run.start import NetworkLocation
 
 
 def network(count=3, pooled=None):
@@ -104,6 +106,15 @@ def test_bad_budgets():
         SharingHyperModel(network(), budget=Budget(max_parameters=10))
     with pytest.raises(ValueError, match="must have no `max_multiply_adds`"):
         SharingHyperModel(network(), budget=Budget(max_multiply_adds=10))
+
+
+def test_images_of_any_size_are_refused(tmp_path):
+    inputs = keras.Input((None, None, 1))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
+    keras.Model(inputs, keras.layers.Dense(10, "softmax")(x)).save(tmp_path / "any.keras")
+    place = NetworkLocation("any.keras", tmp_path / "any.keras", None, {}, None)
+    with pytest.raises(ValueError, match=r"`from` \(=any.keras\) must take images of one size, and takes \("):
+        open_sharing(place, load("digits"), recipe_for("resnet_8", "digits"), budget=Budget())
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,13 @@ def test_folder_stays_empty_without_a_record(tmp_path, monkeypatch):
     assert is_unused(tmp_path / "out")
 
 
+def test_dry_run_refuses_images_of_any_size():
+    inputs = keras.Input((None, None, 1))
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
+    with pytest.raises(ValueError, match=r"Export needs a fixed image size, and the model takes \(None, None, 1\)"):
+        dry_run(model, make_steps(["50%"], None, None, False), None, np.zeros((2, 8, 8, 1), "float32"))
+
+
 @pytest.mark.slow
 def test_dry_run_does_not_change_the_network():
     model = network()

@@ -179,11 +179,14 @@ def dry_run(model: keras.Model, steps: Sequence[Step], where: Any, images: np.nd
     """Applies all steps to a copy without training, so that errors occur now instead of hours later.
 
     Raises:
-        ValueError: a scheme fits nowhere, a budget cannot be met, or a layer cannot be exported.
+        ValueError: the network takes images of any size, a scheme fits nowhere, a budget cannot be met, or a layer
+            cannot be exported.
     """
     from keras_sharenets.analysis import profile
     from keras_sharenets.analysis.graph import copy_network
+    from keras_sharenets.mobile.export.verification import check_model
 
+    check_model(model)
     parameters = profile(model).stored_parameters
     model = copy_network(model)
     for number, step in enumerate(steps):
