@@ -90,12 +90,14 @@ def sizes(name: str, value: Any) -> tuple[int, ...]:
 
 
 def class_labels(name: str, value: Any) -> "np.ndarray":
-    """`value` as an array of integers `(images,)`."""
+    """`value` as an array of class indices `(images,)`."""
     import numpy as np  # Slow to load.
 
     labels = np.asarray(value)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(f"`{name}` (of shape {labels.shape}, {labels.dtype}) must be one integer per image.")
+    if labels.min(initial=0) < 0:
+        raise ValueError(f"`{name}` (the lowest is {labels.min()}) must be class indices of at least 0.")
     return labels
 
 

@@ -73,8 +73,8 @@ class Maps:
 
 def _is_relu(operation: Any) -> bool:
     """Whether an operation is a ReLU, or a convolution with a ReLU activation."""
-    if isinstance(operation, (keras.layers.Activation, keras.layers.Conv2D)):
-        return "relu" in getattr(operation.activation, "__name__", "")
+    if isinstance(operation, keras.layers.Activation) or is_convolution(operation):
+        return "relu" in getattr(getattr(inner(operation), "activation", None), "__name__", "")
     return isinstance(operation, keras.layers.ReLU) or type(operation).__name__ in ("Relu", "Relu6")
 
 

@@ -9,7 +9,7 @@ import pytest
 from keras_sharenets import analysis
 from keras_sharenets.analysis import figures
 from keras_sharenets.dtype_policies import in_policy
-from keras_sharenets.layers import HighlySharedConv2D
+from keras_sharenets.layers import HierarchicalGroupConv2D, HighlySharedConv2D
 
 CLASSES = 3
 SIGN = b"\x89PNG"
@@ -95,6 +95,15 @@ def test_maps_are_counted_as_in_numpy(network, images):
     assert (named.name, named.each, named.filters) == ("plain", 4, "plain")
 
 
+@pytest.mark.parametrize("last", [keras.layers.Conv2D, HighlySharedConv2D, HierarchicalGroupConv2D])
+def test_last_convolution_with_an_activation_is_the_end_of_its_stage(last):
+    inputs = keras.Input((4, 4, 4))
+    x = keras.layers.ReLU()(keras.layers.Conv2D(4, 1)(inputs))
+    model = keras.Model(inputs, last(4, 1, groups=2, activation="relu", name="last")(x))
+    (maps,) = analysis.activation_maps(model, np.ones((2, 4, 4, 4)), [0, 1])
+    assert (maps.name, maps.filters) == ("last", "last")
+
+
 class Batches(keras.utils.PyDataset):
     """Images in batches of 7, without labels."""
 
@@ -162,5 +171,7 @@ def test_bad_arguments(network, images):
             analysis.activation_maps(network, images, labels, **options)
     with pytest.raises(ValueError, match=r"The number of `labels` \(=29\) must be the number of images"):
         analysis.activation_maps(network, images, labels[1:])
+    with pytest.raises(ValueError, match=r"`labels` \(the lowest is -1\) must be class indices of at least 0"):
+        analysis.activation_maps(network, images, labels - 1)
     with pytest.raises(ValueError, match="`channels`"):
         analysis.exciting_images(network, "plain", [8])
