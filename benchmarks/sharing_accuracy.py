@@ -6,7 +6,6 @@ python -m benchmarks sharing_accuracy --share 50% channels:arrangements=2 --epoc
 from __future__ import annotations
 
 import argparse
-import collections
 import dataclasses
 import pathlib
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from keras_sharenets.analysis.graph import copy_network
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.dtype_policies import POLICIES
 from keras_sharenets.machine import describe_machine
-from keras_sharenets.rendering.tables import markdown_table
+from keras_sharenets.rendering.tables import markdown_table, short_names
 from keras_sharenets.training.compress.steps import share_arguments
 from keras_sharenets.training.data.augmentation import Augmentation, augment, draw_changes
 from keras_sharenets.training.data.dataset import Arrays
@@ -93,7 +92,8 @@ def run(arguments: argparse.Namespace) -> Answer:
     if page and options.quick:
         raise ValueError("`--update` excludes `--quick`: results for random images do not belong on a page.")
     on_page: dict[str, Any] = read_page(page) if page else {"rows": [], "originals": []}
-    paths = {name: locate_network(source).path for name, source in by_name(arguments.originals).items()}
+    named = zip(short_names(arguments.originals), arguments.originals, strict=True)
+    paths = {name: locate_network(source).path for name, source in named}
     train, test, note = _random_images() if options.quick else _cifar10()
     epochs = 1 if options.quick else arguments.epochs
     policy = POLICIES[arguments.precision]
@@ -126,16 +126,6 @@ def run(arguments: argparse.Namespace) -> Answer:
                     if page:
                         update_page(page, rows, originals)
     return answer
-
-
-def by_name(sources: Sequence[str]) -> dict[str, str]:
-    """Each source by its name in the table: the last part of its path, or the full path if that is not unique.
-
-    >>> by_name(["runs/a/last.keras", "runs/b/last.keras", "runs/c"])
-    {'runs/a/last.keras': 'runs/a/last.keras', 'runs/b/last.keras': 'runs/b/last.keras', 'c': 'runs/c'}
-    """
-    ends = collections.Counter(pathlib.Path(source).name for source in set(sources))
-    return {(end if ends[end := pathlib.Path(source).name] == 1 else source): source for source in sources}
 
 
 def check_original(original: Row, known: Sequence[Row]) -> None:

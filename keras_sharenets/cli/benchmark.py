@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
-import pathlib
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.files import check_paths
@@ -71,21 +69,12 @@ def run(arguments: argparse.Namespace) -> Answer:
         operators[path] = operator_times(path, num_threads=arguments.threads)
         parts.append(tables.operator_table(path, operators[path]))
     if arguments.figure:
+        from keras_sharenets.rendering.tables import short_names
         from keras_sharenets.training.reports.plots import draw_accuracies
 
-        names = _short_names(arguments.files)
-        points = {
-            name: (report.file_bytes / 1000, [accuracies[report.path]])
-            for name, report in zip(names, reports, strict=True)
-        }
+        named = zip(short_names(arguments.files), reports, strict=True)
+        points = {name: (report.file_bytes / 1000, [accuracies[report.path]]) for name, report in named}
         size = "size of the file in kB (1000 bytes)"
         files.write_bytes(arguments.figure, draw_accuracies(points, size, "Accuracy and size of TFLite files"))
     entries = tables.benchmark_entries(reports, accuracies, operators)
     return Answer("\n".join(parts), {"machine": describe_machine(), "files": entries})
-
-
-def _short_names(paths: Sequence[str]) -> list[str]:
-    """The paths without their common folder."""
-    full = [os.path.abspath(path) for path in paths]
-    folder = os.path.commonpath([os.path.dirname(path) for path in full])
-    return [pathlib.Path(path).relative_to(folder).as_posix() for path in full]

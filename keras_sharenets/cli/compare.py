@@ -46,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     check_paths(*arguments.runs)
+    if len({pathlib.Path(folder).resolve() for folder in arguments.runs}) < len(arguments.runs):
+        raise ValueError(f"`runs` (={' '.join(arguments.runs)}) must be different folders.")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
@@ -55,7 +57,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     """
     from keras_sharenets import files
     from keras_sharenets.rendering.page import page
-    from keras_sharenets.rendering.tables import markdown_table, text_table
+    from keras_sharenets.rendering.tables import markdown_table, short_names, text_table
     from keras_sharenets.training.reports.plots import draw_comparison, draw_comparison_parts
     from keras_sharenets.training.reports.results import counts_of_run, int8_file
     from keras_sharenets.training.run.finished import read_run
@@ -103,21 +105,6 @@ def run(arguments: argparse.Namespace) -> Answer:
         text.append(f"not measured, no int8 file: {', '.join(without)} (`{command}` writes one)")
     text.append(f"files in {output}")
     return Answer("\n\n".join(text), data)
-
-
-def short_names(folders: Sequence[str]) -> list[str]:
-    """The names of the folders, or their full paths if two names are the same.
-
-    >>> short_names(["runs/a", "runs/b"]), short_names(["x/run", "y/run"])
-    (['a', 'b'], ['x/run', 'y/run'])
-
-    Raises:
-        ValueError: a folder is given twice.
-    """
-    if len({pathlib.Path(folder).resolve() for folder in folders}) < len(folders):
-        raise ValueError(f"`runs` (={' '.join(folders)}) must be different folders.")
-    names = [pathlib.Path(folder).resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def _times(folders: Mapping[str, str], int8: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +21,17 @@ def shorten(text: str, longest: int) -> str:
     ('bumbl…', 'ant')
     """
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """A name for each path: its last part, or the whole path if another path has the same last part.
+
+    >>> short_names(["runs/a/", "x/run", "y/run"])
+    ['a', 'x/run', 'y/run']
+    """
+    ends = {path: os.path.basename(os.path.abspath(path)) for path in paths}
+    counts = collections.Counter(ends.values())
+    return [path if counts[ends[path]] > 1 else ends[path] for path in paths]
 
 
 def text_table(rows: Rows, *, align: str | None = None) -> str:

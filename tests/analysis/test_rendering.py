@@ -4,6 +4,7 @@ import io
 import json
 
 from keras_sharenets.analysis.profile import LayerProfile, Profile, to_csv, to_dict, to_text
+from keras_sharenets.rendering.tables import short_names
 
 IMAGES, VECTORS = (None, 32, 32, 16), (None, 10)
 ROWS = (
@@ -97,3 +98,8 @@ def test_dict_is_plain_data():
         "non_trainable_parameters": 0,
         "multiply_adds": None,
     }
+
+
+def test_paths_with_the_same_last_part_keep_their_folders():
+    paths = ["a/last.keras", "b/last.keras", "saved/wrn", "resnet_8", "resnet_8", "wrn", "c/x/", "d/y"]
+    assert short_names(paths) == [*paths[:6], "x", "y"]

@@ -42,13 +42,6 @@ def test_copies_with_and_without_weights():
     assert pixels == pytest.approx((images - 100) / 20, abs=1e-4)
 
 
-def test_originals_with_equal_file_names_are_kept():
-    sources = ["a/last.keras", "b/last.keras", "saved/wrn", "resnet_8", "resnet_8", "wrn"]
-    named = sharing_accuracy.by_name(sources)
-    assert sorted(named.values()) == sorted(set(sources))
-    assert set(named) == {"a/last.keras", "b/last.keras", "saved/wrn", "resnet_8", "wrn"}
-
-
 def test_accuracy_is_the_share_of_correct_predictions():
     images = np.zeros((4, 1, 1, 3), "uint8")
     images[np.arange(4), 0, 0, [0, 1, 2, 2]] = 255

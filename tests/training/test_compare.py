@@ -81,3 +81,8 @@ def test_comparison_with_times(folder, tmp_path, capsys, monkeypatch):
     assert f"not measured, no int8 file: {place} (`sharenets export {place}` writes one)" in told
     runs = json.loads((output / "compare.json").read_text())["runs"]
     assert [(run["milliseconds"], run["unsteady"]) for run in runs] == [(1.5, True), (None, None)]
+
+
+def test_runs_differ(tmp_path, capsys):
+    assert main(["compare", str(tmp_path), f"{tmp_path}/", "--output", str(tmp_path / "new")]) == 2
+    assert "must be different folders." in capsys.readouterr().err

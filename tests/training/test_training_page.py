@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from keras_sharenets import files, mobile, profile
 from keras_sharenets.cli.command import make_parser
-from keras_sharenets.cli.compare import short_names
 from keras_sharenets.cli.report import WRONG_IMAGES, most_confused
 from keras_sharenets.training.recipes.named import RECIPES
 from trainers.cli import COMMANDS, LINE, main
@@ -291,7 +290,3 @@ def test_export_needs_tensorflow(folder, capsys, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     assert main(["export", str(folder / "runs" / "digits"), "--output", str(folder / "new"), "--forms", "float"]) == 2
     assert "`--formats` (=float) need KERAS_BACKEND=tensorflow, except for keras and hub." in capsys.readouterr().err
-
-
-def test_short_names_of_runs():
-    assert short_names(["a/x/", "b/y"]) == ["x", "y"]
