@@ -70,14 +70,26 @@ def check_paths(*paths: str | os.PathLike | None) -> None:
 def check_writable(path: str | os.PathLike, name: str = "path") -> None:
     """Raises a `ValueError` if a file or folder cannot be written at `path`, before the work for it begins."""
     path = pathlib.Path(path)
-    if path.parts[:1] and path.parts[0].startswith("~"):
-        raise ValueError(f"`{name}` (={str(path)!r}) begins with `~`, which only a shell replaces: use `Path.home()`.")
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "a device"
         raise ValueError(f"`{name}` (={str(path)!r}) must be a file, but is {kind}.")
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    _check_place(path, name, path.absolute().parents)
+
+
+def check_writable_folder(path: str | os.PathLike, name: str = "path") -> None:
+    """Raises a `ValueError` if files cannot be written into a folder, which may be missing."""
+    path = pathlib.Path(path)
+    _check_place(path, name, [path.absolute(), *path.absolute().parents])
+
+
+def _check_place(path: pathlib.Path, name: str, folders: Iterable[pathlib.Path]) -> None:
+    """Checks the first of these folders that exists."""
+    if path.parts[:1] and path.parts[0].startswith("~"):
+        raise ValueError(f"`{name}` (={str(path)!r}) begins with `~`, which only a shell replaces: use `Path.home()`.")
+    nearest = next(folder for folder in folders if os.path.lexists(folder))
     if not nearest.is_dir():
-        raise ValueError(f"`{name}` (={str(path)!r}) must be in a folder, but {nearest} is a file.")
+        kind = "a broken link" if nearest.is_symlink() else "a file"
+        raise ValueError(f"`{name}` (={str(path)!r}) must be in a folder, but {nearest} is {kind}.")
     if not os.access(nearest, os.W_OK):
         raise ValueError(f"`{name}` (={str(path)!r}) must be in a folder with write permission, but {nearest} is not.")
 

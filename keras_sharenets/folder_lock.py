@@ -25,6 +25,7 @@ except ImportError:  # Windows
     import msvcrt
 
 LOCK = ".lock"
+_ATTEMPTS = 1000  # Other processes may create and remove the folder and the lock at the same time.
 # Errors of file systems without locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
@@ -78,26 +79,29 @@ def is_unused(folder: pathlib.Path) -> bool:
 def _lock(folder: pathlib.Path) -> int:
     """The descriptor of the locked file; closing it releases the lock."""
     path = folder / LOCK
-    while True:
-        with contextlib.suppress(FileNotFoundError):  # The previous holder may have removed the folder or the file.
+    reason = None
+    for _ in range(_ATTEMPTS):
+        try:
             _make(folder)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                _lock_file(descriptor)
-                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    return descriptor
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                if error.errno in _NO_LOCKS:
-                    warnings.warn(f"{folder} cannot be locked ({error.strerror}): start one run in it.", stacklevel=4)
-                    return descriptor
-                holder = _read_holder(descriptor)
-                os.close(descriptor)
-                raise FolderInUseError(
-                    f"The folder {folder} is in use by {holder}. Wait, or choose another one."
-                ) from error
+        except FileNotFoundError as error:  # The previous holder may have removed the folder.
+            reason = error
+            continue
+        try:
+            _lock_file(descriptor)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except FileNotFoundError:  # It may have removed the file.
+            pass
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                warnings.warn(f"{folder} cannot be locked ({error.strerror}): start one run in it.", stacklevel=4)
+                return descriptor
+            holder = _read_holder(descriptor)
             os.close(descriptor)
+            raise FolderInUseError(f"The folder {folder} is in use by {holder}. Wait, or choose another one.") from error
+        os.close(descriptor)
+    raise OSError(f"The folder {folder} cannot be created or locked: {reason}.") from reason
 
 
 def _make(folder: pathlib.Path) -> None:

@@ -180,6 +180,7 @@ def test_a_name_of_several_lines_stays_one_name(tmp_path):
         ("", "must be a file, but is a folder"),
         ("a.txt/net.tflite", "must be in a folder, but .*a.txt is a file"),
         ("a.txt/b/net.tflite", "must be in a folder, but .*a.txt is a file"),
+        ("gone/net.tflite", "must be in a folder, but .*gone is a broken link"),
         ("locked/net.tflite", "must be in a folder with write permission, but .*locked is not"),
         ("/dev/null", "must be a file, but is a device"),
     ],
@@ -187,10 +188,17 @@ def test_a_name_of_several_lines_stays_one_name(tmp_path):
 def test_output_that_cannot_be_written(tmp_path, monkeypatch, path, message):
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "locked").mkdir()
+    (tmp_path / "gone").symlink_to(tmp_path / "unmounted")
     access = os.access  # A test may run with all permissions.
     monkeypatch.setattr(os, "access", lambda path, mode: pathlib.Path(path).name != "locked" and access(path, mode))
     with pytest.raises(ValueError, match=message):
         files.check_writable(tmp_path / path)
+    if "/net" in path:  # The same rule for a folder, whether it is missing or not.
+        for folder in ((tmp_path / path), (tmp_path / path).parent):
+            with pytest.raises(ValueError, match=message):
+                files.check_writable_folder(folder)
+    files.check_writable_folder(tmp_path)
+    files.check_writable_folder(tmp_path / "new" / "deep")
     files.check_writable(tmp_path / "a.txt")
     files.check_writable(tmp_path / "new" / "deep" / "net.tflite")
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable
 
 from keras_sharenets.cli.command import Answer
-from keras_sharenets.files import check_paths
+from keras_sharenets.files import check_paths, check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +52,7 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError("`--figure` needs `--accuracy FILE=FRACTION` for every file.")
     if arguments.figure:
         importlib.import_module("matplotlib")  # Fails before the files are measured.
+        check_writable(arguments.figure, "--figure")
     check_paths(*arguments.files)
 
 

@@ -31,6 +31,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NoReturn
 
+from keras_sharenets import files
 from keras_sharenets.extras import install_line
 from keras_sharenets.interruption import Interrupted, command_signals
 from keras_sharenets.notices import quiet_interpreters, without_notices, without_retracing
@@ -172,6 +173,8 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
         arguments.command_line = shlex.join([*line.prog.split(), *words])
         command = importlib.import_module(line.commands[arguments.command][0])
         with command_signals(), _short_warnings(), quiet_interpreters():
+            if arguments.json not in (None, "-"):
+                files.check_writable(arguments.json, "--json")
             if hasattr(command, "check"):
                 command.check(arguments)
             if getattr(command, "NEEDS_KERAS", True):
@@ -237,8 +240,6 @@ def _give(answer: Answer, target: str | None) -> None:
         print(json.dumps(answer.data, indent=2))
         return
     if target is not None:
-        from keras_sharenets import files
-
         files.write_json(target, answer.data)
     if answer.text:
         print(printable(answer.text.rstrip("\n"), sys.stdout.encoding))

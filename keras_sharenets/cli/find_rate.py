@@ -18,7 +18,7 @@ from keras_sharenets.cli.arguments import (
     named_recipe,
 )
 from keras_sharenets.cli.command import Answer
-from keras_sharenets.files import write_bytes
+from keras_sharenets.files import check_writable, write_bytes
 from keras_sharenets.models import find_variant
 from keras_sharenets.training.run.command import parse_option
 
@@ -42,6 +42,7 @@ def check(arguments: argparse.Namespace) -> None:
     named_recipe(arguments)
     if not arguments.output.endswith(".png"):
         raise ValueError(f"`--output` (={arguments.output}) must end in .png.")
+    check_writable(arguments.output, "--output")
 
 
 def run(arguments: argparse.Namespace) -> Answer:

@@ -23,6 +23,7 @@ from keras_sharenets.cli.arguments import (
 )
 from keras_sharenets.cli.command import Answer, load_keras, say, say_over
 from keras_sharenets.cli.fit import JIT_COMPILE, tell_epochs
+from keras_sharenets.files import check_writable
 from keras_sharenets.models.variant import network_label
 from keras_sharenets.rendering.tables import Rows, text_table
 from keras_sharenets.training.data.sources import DataSource
@@ -99,6 +100,8 @@ def check(arguments: argparse.Namespace) -> None:
         _checks.positive("--limit-images", arguments.limit_images)
     if arguments.plot and not arguments.plot.endswith(".png"):
         raise ValueError(f"`--plot` (={arguments.plot}) must end in .png.")
+    if arguments.plot:
+        check_writable(arguments.plot, "--plot")
 
 
 def run(arguments: argparse.Namespace) -> Answer:

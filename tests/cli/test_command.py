@@ -91,6 +91,9 @@ def test_json_does_not_overwrite_an_image(capsys, tmp_path):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["predict", "net.keras", "--json", str(tmp_path / "cat.png")])
     assert "must be - or a file that ends in .json" in capsys.readouterr().err
+    # Told before the work, not after it.
+    assert cli.main(["predict", "net.keras", "cat.png", "--json", str(tmp_path / "cat.png" / "found.json")]) == 2
+    assert "`--json` (=" in capsys.readouterr().err
     assert (tmp_path / "cat.png").read_text() == "a cat"
 
 

@@ -15,6 +15,12 @@ def test_nonempty_output_folder(digits, tmp_path):
             fit(MODEL, digits, output)
 
 
+def test_output_that_cannot_be_written(digits, tmp_path):
+    (tmp_path / "runs").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(ValueError, match=r"`output` \(='.*runs/a'\) must be in a folder, but .*runs is a broken link"):
+        fit(MODEL, digits, tmp_path / "runs" / "a")
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [

@@ -105,6 +105,7 @@ def test_batches_are_those_of_fit(monkeypatch, tmp_path):
     [
         (["--steps", "9"], "error: `steps` (=9) must be at least 10."),
         (["--lowest", "1", "--highest", "0.1"], "error: `highest` (=0.1) must be above `lowest` (=1.0)."),
+        (["--highest", "inf"], "error: `highest` (=inf) must be a number above 0."),
         (["--output", "rates.pdf"], "error: `--output` (=rates.pdf) must end in .png."),
     ],
 )

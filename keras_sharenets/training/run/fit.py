@@ -280,12 +280,13 @@ def _explicit(model_name: str, options: Mapping[str, object]) -> dict[str, objec
 
 
 def check_output(output: str | pathlib.Path) -> pathlib.Path:
-    """`output` as a path; a `ValueError` if it is not new or empty."""
+    """`output` as a path; a `ValueError` if it is not new or empty, or cannot be written."""
     output = pathlib.Path(output)
     if (output / "metrics.json").exists():
         raise RunExistsError(f"The output directory {output} already contains a run. Choose another one.")
     if not is_unused(output):
         raise ValueError(f"The output directory {output} exists and is not an empty folder. Choose another one.")
+    files.check_writable_folder(output, "output")
     return output
 
 

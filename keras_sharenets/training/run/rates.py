@@ -63,7 +63,8 @@ def find_rate(
     _checks.above_zero("lowest", lowest)
     if steps < 10:
         raise ValueError(f"`steps` (={steps}) must be at least 10.")
-    if not highest > lowest:
+    _checks.above_zero("highest", highest)
+    if highest <= lowest:
         raise ValueError(f"`highest` (={highest}) must be above `lowest` (={lowest}).")
     run = Run(model=model_name, options=dict(options or {}), data={}, recipe=recipe, backend="", versions={}, seed=seed)
     check_parts(Devices(), run)
