@@ -46,8 +46,8 @@ def remove_partials(folder: str | os.PathLike) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Atomically writes `text` as UTF-8 to `path`."""
-    write_bytes(path, text.encode())
+    """Atomically writes `text` as UTF-8 to `path`; bytes of file names that are not UTF-8 become backslash escapes."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -95,7 +95,11 @@ def _check_place(path: pathlib.Path, name: str, folders: Iterable[pathlib.Path])
 
 
 def as_tuples(value: Any) -> Any:
-    """`value` with all lists, including nested ones, converted to tuples, which JSON does not support."""
+    """`value` with all lists, including nested ones, as tuples, and numbers of NumPy as those of Python.
+
+    JSON has no tuples and no numbers of NumPy.
+    """
+    value = value.tolist() if hasattr(value, "tolist") else value
     return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 

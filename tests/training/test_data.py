@@ -11,7 +11,7 @@ import pytest
 import sklearn.datasets
 
 from keras_sharenets.training.data import dataset as dataset_module
-from keras_sharenets.training.data.dataset import Files, make_dataset, stratified_split
+from keras_sharenets.training.data.dataset import Arrays, Files, make_dataset, stratified_split
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.data.tfds import describe_encoding
 
@@ -53,6 +53,22 @@ def test_shape_of_named_data_set_is_fixed():
 def test_unknown_data_set(tmp_path):
     with pytest.raises(ValueError, match=r"`data` \(='.*nowhere'\) must be one of 'digits', 'cifar10', .*, a folder"):
         load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((2, 4, 4, 1), "uint8"), [0, 2], r"`test` \(with the label 2\) must have labels from 0 to 1"),
+        (np.zeros((2, 4, 4, 1), "uint8"), [-1, 0], r"`test` \(with the label -1\) must have labels from 0 to 1"),
+        (np.zeros((3, 4, 4, 1), "uint8"), [0, 1], r"`test` \(=3 images and 2 labels\) must have one label per image"),
+        (np.zeros((0, 4, 4, 1), "uint8"), [], r"`test` \(=0 images and 0 labels\) must have"),
+        (np.zeros((2, 4, 4, 1), "float32"), [0, 1], r"`test` \(of type float32\) must have uint8 images"),
+    ],
+)
+def test_bad_arrays(images, labels, message):
+    train = Arrays(np.zeros((2, 4, 4, 1), "uint8"), np.array([0, 1]))
+    with pytest.raises(ValueError, match=message):
+        make_dataset("made", "", "ab", train, Arrays(images, np.array(labels, "int64")))
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -26,7 +26,9 @@ TRACED = True  # These tests compile the training step.
 
 @pytest.fixture(scope="module")
 def recipe():
-    return override(recipe_for(MODEL, "digits"), epochs=3, batch_size=128, label_smoothing=0.1)
+    # Numbers of NumPy, as from a grid of settings, become those of Python.
+    changes = {"epochs": np.int64(3), "flip": np.bool_(False)}
+    return override(recipe_for(MODEL, "digits"), batch_size=128, label_smoothing=0.1, **changes)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,7 +41,8 @@ def run(digits, recipe, quick_network, tmp_path_factory):
     """A finished run with default settings, including XLA, and its folder."""
     folder = tmp_path_factory.mktemp("runs") / "deeper" / "run"
     extras = TENSORBOARD if keras.backend.backend() == "tensorflow" else ("histograms",)
-    settings = {"recipe": recipe, "options": TINY, "run_options": RunOptions(seed=3, tensorboard=extras)}
+    options = {**TINY, "width": (np.int64(16),)}
+    settings = {"recipe": recipe, "options": options, "run_options": RunOptions(seed=np.int64(3), tensorboard=extras)}
     return fit(MODEL, digits, folder, verbose=0, **settings), folder
 
 

@@ -1,5 +1,6 @@
 """Folders of images, one per class: splitting, reading, and errors."""
 
+import os
 import tracemalloc
 
 import numpy as np
@@ -106,6 +107,10 @@ def _space_in_front(folder):
     write_classes(folder, {"ant": 3, " bee": 3})
 
 
+def _name_in_latin_1(folder):
+    write_classes(folder, {"ant": 3, os.fsdecode(b"\xe9t\xe9"): 3})
+
+
 def _single_image(folder):
     write_classes(folder, {"ant": 3, "bee": 1})
 
@@ -140,6 +145,7 @@ def _other_size(folder):
         (_empty, r"data contains no class folders\. Expected one folder of images per class"),
         (_one_class, r"data contains fewer than 2 class folders \(only 'ant'\)"),
         (_space_in_front, r"data/ bee' must be one line without leading or trailing spaces"),
+        (_name_in_latin_1, r"data/\\udce9t\\udce9' must be in UTF-8: rename"),
         (_class_without_images, r"class folder .*data/cow contains no images \(\.bmp"),
         (_single_image, r"class folder .*data/bee contains one image; a split needs at least 2"),
         (_broken_image, r"data/bee/\d\.png is not an image that can be read"),

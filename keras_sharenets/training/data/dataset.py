@@ -177,8 +177,11 @@ def make_dataset(
 
     Raises:
         ValueError: there are unreadable images and `skip_unreadable` is `False`, or a class or a split has no readable
-            image; the message names them.
+            image; the message names them. Or images are not uint8, or a label is missing or no number of a class.
     """
+    for split, part in (("train", train), ("test", test), ("validation", validation)):
+        if part is not None:
+            _check_labels(split, part, len(class_names))
     examined = [_examine(part) for part in (train, test, validation) if part is not None]
     (train, test, *third), statistics, broken, checksums = zip(*examined, strict=True)
     mean, variance = statistics[0]
@@ -207,6 +210,17 @@ def make_dataset(
         validation=next(iter(third), None),
         checksums=dict(zip(("train", "test", "validation"), checksums, strict=False)),
     )
+
+
+def _check_labels(split: str, part: Arrays | Files, classes: int) -> None:
+    images, labels = part.images if isinstance(part, Arrays) else part.paths, part.labels
+    if isinstance(part, Arrays) and part.images.dtype != np.uint8:
+        raise ValueError(f"`{split}` (of type {part.images.dtype}) must have uint8 images with values from 0 to 255.")
+    if not len(images) or len(images) != len(labels):
+        raise ValueError(f"`{split}` (={len(images)} images and {len(labels)} labels) must have one label per image.")
+    if labels.min() < 0 or labels.max() >= classes:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(f"`{split}` (with the label {wrong}) must have labels from 0 to {classes - 1}.")
 
 
 def changed_split(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:

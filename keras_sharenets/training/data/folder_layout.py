@@ -168,6 +168,8 @@ def read_classes(folder: pathlib.Path) -> tuple[list[str], tuple[list[pathlib.Pa
         raise ValueError(f"{folder} contains fewer than 2 class folders (only {classes[0].name!r}). {LAYOUT}")
     paths, labels, left_out = [], [], collections.Counter()
     for label, path in enumerate(classes):
+        if path.name.encode(errors="replace").decode() != path.name:
+            raise ValueError(f"The name of the class folder {str(path)!r} must be in UTF-8: rename the folder.")
         # The rule of `Head.check_names`, so that a trained network can be exported with its class names.
         if path.name.splitlines() != [path.name.strip()]:
             raise ValueError(

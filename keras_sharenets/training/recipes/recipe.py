@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from keras_sharenets import _checks
+from keras_sharenets.files import as_tuples
 
 SCHEDULES = ("step", "cosine", "one_cycle", "plateau")
 SPLITS = ("train", "test")
@@ -113,6 +114,8 @@ class Recipe:
     source: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, as_tuples(getattr(self, field.name)))
         for name in ("epochs", "batch_size", "patience", "accumulate"):
             _checks.positive(name, getattr(self, name))
         for name in ("learning_rate", "temperature"):

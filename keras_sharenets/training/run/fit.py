@@ -274,9 +274,10 @@ def _train(
 
 def _explicit(model_name: str, options: Mapping[str, object]) -> dict[str, object]:
     """The options, plus a default that differed in earlier versions of the record (`run_from_dict`)."""
-    arrangements = options.get("arrangements", 2)
+    given: dict[str, object] = {name: files.as_tuples(value) for name, value in options.items()}
+    arrangements = given.get("arrangements", 2)
     is_arranged = model_name in hscnet.VARIANTS and isinstance(arrangements, int) and arrangements > 2
-    return ({"plane_orders": "distinct"} if is_arranged else {}) | dict(options)
+    return ({"plane_orders": "distinct"} if is_arranged else {}) | given
 
 
 def check_output(output: str | pathlib.Path) -> pathlib.Path:

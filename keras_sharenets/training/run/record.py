@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -75,9 +76,11 @@ class RunOptions:
     strategy: str = "default"
     precision: str | None = None
     epochs_on_device: str = "auto"
-    teacher: str | None = None
+    teacher: str | os.PathLike | None = None
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(RunOptions):
+            object.__setattr__(self, field.name, files.as_tuples(getattr(self, field.name)))
         _checks.seed("seed", self.seed)
         _checks.one_of("jit_compile", self.jit_compile, ("auto", True, False))
         _checks.above_zero("checkpoint_minutes", self.checkpoint_minutes)
@@ -88,6 +91,8 @@ class RunOptions:
             for extra in self.tensorboard:
                 _checks.one_of("tensorboard", extra, TENSORBOARD)
             object.__setattr__(self, "tensorboard", tuple(self.tensorboard))
+        if self.teacher is not None:
+            object.__setattr__(self, "teacher", os.fspath(self.teacher))
         _checks.one_of("strategy", self.strategy, STRATEGIES)
         if self.precision is not None:
             _checks.one_of("precision", self.precision, (*PRECISIONS, "auto"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -60,7 +61,9 @@ class NetworkLocation(NamedTuple):
     class_names: Sequence[str] | None
 
 
-def find_start(source: str, model: str | None = None, options: Mapping[str, Any] | None = None) -> Start:
+def find_start(
+    source: str | os.PathLike, model: str | None = None, options: Mapping[str, Any] | None = None
+) -> Start:
     """Loads the trained network given by `source`.
 
     Args:
@@ -90,10 +93,14 @@ def load_start(location: NetworkLocation, model: str | None = None, options: Map
 
 
 def locate_network(
-    source: str, model: str | None = None, options: Mapping[str, Any] | None = None, *, argument: str = "from"
+    source: str | os.PathLike,
+    model: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    argument: str = "from",
 ) -> NetworkLocation:
     """Locates a network as `find_start` does, without Keras; `argument` is the name of `source` in errors."""
-    path = pathlib.Path(source)
+    source, path = str(source), pathlib.Path(source)
     if path.is_dir():
         run = read_metrics(path / "metrics.json")
         return NetworkLocation(source, path / "last.keras", run.model, run.options, run.data["class_names"])

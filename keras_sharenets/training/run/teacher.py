@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pathlib
 from typing import Any
 
@@ -18,7 +19,9 @@ from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.finished import network_file, open_run
 
 
-def open_teacher(place: str, dataset: Dataset, recipe: Recipe, *, argument: str = "teacher") -> tuple[keras.Model, str]:
+def open_teacher(
+    place: str | os.PathLike, dataset: Dataset, recipe: Recipe, *, argument: str = "teacher"
+) -> tuple[keras.Model, str]:
     """The network in a run or a `.keras` file, and the SHA-256 of its file.
 
     Args:
