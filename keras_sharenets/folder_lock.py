@@ -99,7 +99,9 @@ def _lock(folder: pathlib.Path) -> int:
                 return descriptor
             holder = _read_holder(descriptor)
             os.close(descriptor)
-            raise FolderInUseError(f"The folder {folder} is in use by {holder}. Wait, or choose another one.") from error
+            raise FolderInUseError(
+                f"The folder {folder} is in use by {holder}. Wait, or choose another one."
+            ) from error
         os.close(descriptor)
     raise OSError(f"The folder {folder} cannot be created or locked: {reason}.") from reason
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from keras_sharenets.cli.command import say
 from keras_sharenets.training.data.sources import KNOWN, DataSource
 from keras_sharenets.training.recipes.named import adapt, find_recipe, override, recipe_for
-from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
+from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe, unused_fields
 
 if TYPE_CHECKING:
     from keras_sharenets.training.data.dataset import Dataset
@@ -41,6 +41,8 @@ def add_data_arguments(parser: argparse.ArgumentParser, required: bool = True, n
         default=None,
         help="skip files that are not images, and list them",
     )
+    seed_help = "seed of the test split of a folder without one, and of the validation split (default: 0)"
+    group.add_argument("--split-seed", type=int, metavar="N", help=seed_help)
     resized = "resize images to this size (default: all images have the same size already); 0 0 C: keep each size"
     add_input_shape(group, resized)
 
@@ -57,7 +59,7 @@ def data_source(arguments: argparse.Namespace, recorded: Mapping[str, object] | 
     Raises:
         ValueError: no data set is given.
     """
-    names = ("data", "data_dir", "input_shape", "skip_unreadable", "download")
+    names = ("data", "data_dir", "input_shape", "skip_unreadable", "split_seed", "download")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     return DataSource.from_record(recorded, **given)
 
@@ -98,25 +100,40 @@ def given_fields(arguments: argparse.Namespace) -> dict[str, object]:
 
 def named_recipe(arguments: argparse.Namespace) -> Recipe | None:
     """The recipe named by `--recipe`, with the given fields; `None` without `--recipe`."""
-    return None if arguments.recipe is None else override(find_recipe(arguments.recipe), **given_fields(arguments))
+    return None if arguments.recipe is None else _overridden(find_recipe(arguments.recipe), arguments)
 
 
 def chosen_recipe(arguments: argparse.Namespace, model_name: str, data_name: str) -> Recipe:
     """The recipe selected by the options: the named one, or the default of the network for the data set."""
-    return named_recipe(arguments) or override(recipe_for(model_name, data_name), **given_fields(arguments))
+    return named_recipe(arguments) or _overridden(recipe_for(model_name, data_name), arguments)
+
+
+def _overridden(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
+    """The recipe with the given fields, all of which must have an effect."""
+    given = given_fields(arguments)
+    return _check_used(override(recipe, **given), recipe, given)
+
+
+def _check_used(recipe: Recipe, before: Recipe, given: Mapping[str, object]) -> Recipe:
+    """The recipe; a `ValueError` if a given field, which differs from the recipe `before`, has no effect in it."""
+    for name, (other, values) in unused_fields(recipe).items():
+        if name in given and getattr(recipe, name) != getattr(before, name):
+            raise ValueError(
+                f"`--{name.replace('_', '-')}` (={given[name]}) has no effect with the {other} "
+                f"{getattr(recipe, other)!r}: also give `--{other} {' or '.join(values)}`."
+            )
+    return recipe
 
 
 def adapted_recipe(
     arguments: argparse.Namespace, model_name: str, dataset: Dataset, *, trained: bool = False
 ) -> Recipe:
     """As [`chosen_recipe`], adapted to the number of training images; `trained`: for a pretrained network."""
-    return adapt(
-        chosen_recipe(arguments, model_name, dataset.name),
-        len(dataset.train),
-        given=given_fields(arguments),
-        named=arguments.recipe is not None,
-        trained=trained,
-    )
+    chosen, given = chosen_recipe(arguments, model_name, dataset.name), given_fields(arguments)
+    adapted = adapt(chosen, len(dataset.train), given=given, named=arguments.recipe is not None, trained=trained)
+    if arguments.recipe is None:  # Its schedule may have changed.
+        _check_used(adapted, recipe_for(model_name, dataset.name), given)
+    return adapted
 
 
 def fine_tuning_recipe(arguments: argparse.Namespace, model_name: str, dataset: Dataset) -> Recipe:
@@ -133,6 +150,7 @@ def fine_tuning_recipe(arguments: argparse.Namespace, model_name: str, dataset: 
     own = recipe_for(model_name, dataset.name) if model_name in VARIANTS else find_recipe("default")
     recipe = own if arguments.recipe is None else find_recipe(arguments.recipe)
     given = {"epochs": FINE_TUNING_EPOCHS, "ema": 0.0, **given_fields(arguments)}
+    _check_used(override(recipe, **given), recipe, given)
     return adapt(override(recipe, **given), len(dataset.train), given=given, named=True, trained=True)
 
 

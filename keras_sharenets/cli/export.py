@@ -34,7 +34,7 @@ CROPPED = (
 )
 _CHOSEN = ("quantization", "prefer", "input_type", "output_type")
 _OF_FILE = ("to", "device", *_CHOSEN, "max_bytes", "representative_data")
-_OF_RUN = ("formats", "test", "data", "data_dir", "download", "skip_unreadable", "input_shape")
+_OF_RUN = ("formats", "test", "data", "data_dir", "download", "skip_unreadable", "split_seed", "input_shape")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,8 +16,9 @@ from keras_sharenets.training.run.config import read_config, write_config
 from keras_sharenets.training.run.record import Run
 from trainers.cli import main
 
-SOURCE = {"data": "my images", "data_dir": "/there", "input_shape": [8, 8, 1], "skip_unreadable": True}
-SOURCE["validation"] = "0.2"
+# The second word is not UTF-8.
+SOURCE = {"data": "my im\udce4ges", "data_dir": "/there", "input_shape": [8, 8, 1], "skip_unreadable": True}
+SOURCE |= {"validation": "0.2", "split_seed": 3}
 
 
 def parsed(*words):
@@ -38,7 +39,8 @@ def fake_run(recipe, **more):
 @pytest.mark.parametrize(
     "recipe",
     [
-        override(find_recipe("fast"), optimizer="AdamW", flip=False, milestones=(0.25, 0.5), weight_decay=1e-05),
+        override(find_recipe("fast"), optimizer="AdamW", flip=False, weight_decay=1e-05),
+        override(find_recipe("fast"), schedule="step", milestones=(0.25, 0.5), momentum=0.5),
         Recipe(3, 0.5, 0.0, "plateau", nesterov=False, watch="test"),
     ],
 )
@@ -57,12 +59,20 @@ def test_written_config_reproduces_the_run(recipe, tmp_path):
     assert dataclasses.replace(chosen_recipe(found, MODEL, "x"), name=recipe.name) == recipe
 
 
+def test_fields_without_effect_are_not_written(tmp_path):
+    changes = {"milestones": (0.5,), "patience": 3, "momentum": 0.5, "pad": 2, "rise": 0.1}
+    write_config(
+        fake_run(override(find_recipe("fast"), optimizer="Adam", crop="area", **changes)), tmp_path / "run.yaml"
+    )
+    assert read_config(tmp_path / "run.yaml").keys() & changes.keys() == {"rise"}
+
+
 def test_command_line_overrides_config(tmp_path):
     write_config(fake_run(override(find_recipe("fast"), epochs=3, flip=False)), tmp_path / "run.yaml")
     typed = ["--epochs", "7", "--flip", "--model-option", "stem=cifar", "--data-dir", "/here", "--seed", "0"]
     typed += ["--learning", "0.5"]  # An option may be abbreviated.
     found = parsed("--config", tmp_path / "run.yaml", "--output", "there", *typed)
-    assert (found.data_dir, found.seed, found.data) == ("/here", 0, "my images")
+    assert (found.data_dir, found.seed, found.data) == ("/here", 0, SOURCE["data"])
     assert dict(each.split("=") for each in found.model_option)["stem"] == "cifar"
     assert chosen_recipe(found, MODEL, "x") == override(find_recipe("fast"), epochs=7, flip=True, learning_rate=0.5)
 
@@ -73,7 +83,7 @@ def test_recipe_on_command_line_replaces_recipe_in_config(tmp_path):
     write_config(fake_run(changed, precision="bfloat16"), tmp_path / "run.yaml")
     found = parsed("--config", tmp_path / "run.yaml", "--output", "there", "--recipe", "digits", "--epochs", "7")
     assert chosen_recipe(found, MODEL, "x") == override(find_recipe("digits"), epochs=7)
-    assert (found.model, found.seed, found.precision, found.data) == (MODEL, 5, "bfloat16", "my images")
+    assert (found.model, found.seed, found.precision, found.data) == (MODEL, 5, "bfloat16", SOURCE["data"])
 
 
 def test_config_written_by_hand(tmp_path):

@@ -84,7 +84,19 @@ def test_full_disk(colors, tmp_path, capsys, monkeypatch):
 
     with monkeypatch.context() as patch:
         assert train_with_fault(colors, tmp_path / "run", patch, lambda recorder: patch.setattr(os, "fsync", full)) == 2
-    check_failure(tmp_path / "run", capsys, "A file of the run cannot be written: [Errno 28] No space left on device.")
+    told = "A file of the run cannot be written: [Errno 28] No space left on device."
+    check_failure(tmp_path / "run", capsys, told)
+    close = Recorder.close
+
+    def full_at_the_end(recorder, state, reason=None):
+        close(recorder, state, reason) if state == "stopped" else full(0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "close", full_at_the_end)
+        assert main(["fit", "--resume", str(tmp_path / "run")]) == 2
+    assert (
+        f"error: {told} The last good checkpoint is {tmp_path}/run/checkpoints/000000006.npz" in capsys.readouterr().err
+    )
     assert main(["fit", "--resume", str(tmp_path / "run")]) == 0
     assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 4
 

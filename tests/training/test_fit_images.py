@@ -45,6 +45,12 @@ def test_images_from_a_folder(quick_network, tmp_path):
         more = dataclasses.replace(record, data={**record.data, "images_per_class": beside})
         write_metrics(more, tmp_path / "other" / "metrics.json")
         warn_of_other_split(tmp_path / "other" / "last.keras", load(tmp_path / "colors"))
+    # With another seed or another name, too.
+    with pytest.warns(UserWarning, match="colors are not those of the run of .*last.keras"):
+        warn_of_other_split(tmp_path / "run" / "last.keras", load(tmp_path / "colors", split_seed=1))
+    (tmp_path / "colors" / "red" / "0.png").rename(tmp_path / "colors" / "red" / "z.png")
+    with pytest.warns(UserWarning, match="colors are not those of the run of .*last.keras"):
+        warn_of_other_split(tmp_path / "run" / "last.keras", load(tmp_path / "colors"))
     # With another image, other images are the test split.
     PIL.Image.fromarray(pixels).save(tmp_path / "colors" / "blue" / "20.png")
     with pytest.warns(UserWarning, match="it had 60 images and now has 61"):

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -66,6 +67,11 @@ def test_missing_runs_are_trained_and_finished_runs_are_skipped(quick_network, t
     accuracies = [read_metrics(path).test_accuracy for path in sorted((tmp_path / "out").glob("*/metrics.json"))]
     assert group["test_accuracy"] == {"0": accuracies[0], "1": accuracies[1]}
     assert np.asarray(PIL.Image.open("figure.png")).std() > 0
+
+    # A changed field is not part of the name of a folder: its run is not taken for that of another recipe.
+    assert run(*words, "--seeds", "1", "--learning-rate", "0.01") == 2
+    rule = rf"error: `learning_rate` \(=0\.01\) must be that of the run in out/{folder.name} \(=0\.1\): choose another"
+    assert re.match(rule, capsys.readouterr().err.splitlines()[-1])
 
     assert run(*words[:5], "--output", "out") == 0
     text = capsys.readouterr().out

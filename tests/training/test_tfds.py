@@ -116,6 +116,9 @@ def test_records_match_tfds(prepared):
         assert read_feature(record, "label") == example["label"]
     with pytest.raises(ValueError, match=r"the record at byte 12 of .* has no feature 'shape'"):
         read_feature(records[0], "shape")
+    # As on a disk that fails during training.
+    with pytest.raises(ValueError, match=r"the record at byte 12 of gone cannot be read: .*No such file"):
+        read_feature(records[0]._replace(path="gone"), "shape")
 
 
 def test_broken_records(prepared, tmp_path):

@@ -140,6 +140,16 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
             [*FIT, "--milestones", "60", "120"],
             "error: `milestones` (=(60.0, 120.0)) must be increasing fractions of all epochs",
         ),
+        (
+            [*FIT, "--milestones", "0.5", "--recipe", "fast"],
+            "error: `--milestones` (=[0.5]) has no effect with the schedule 'one_cycle': also give `--schedule step`.",
+        ),
+        (
+            [*FIT, "--decay-factor", "0.2"],
+            "error: `--decay-factor` (=0.2) has no effect with the schedule 'cosine': also give `--schedule step or ",
+        ),
+        ([*FIT, "--momentum", "0.5", "--optimizer", "AdamW"], "error: `--momentum` (=0.5) has no effect with the opt"),
+        ([*FIT, "--pad", "2", "--crop", "area"], "error: `--pad` (=2) has no effect with the crop 'area': also give"),
         ([*FIT, "--recipe", "digit"], "error: `recipe` (='digit') is not a known recipe. Did you mean 'digits'"),
         ([*FIT, "--recipe", "fast", "--epochs", "0"], "error: `epochs` (=0) must be a positive integer."),
         ([*FIT, "--jitter", "0.5"], "error: `jitter` (=0.5) needs color images, but digits is gray."),

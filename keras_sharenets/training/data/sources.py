@@ -48,7 +48,7 @@ class DataSource:
         download: whether TensorFlow Datasets may download the data. Not recorded.
 
     Raises:
-        ValueError: `input_shape` or `validation` is invalid.
+        ValueError: `input_shape`, `split_seed`, or `validation` is invalid.
     """
 
     data: str
@@ -64,6 +64,7 @@ class DataSource:
             object.__setattr__(self, "data_dir", os.fspath(self.data_dir))
         if self.input_shape is not None:
             object.__setattr__(self, "input_shape", check_shape(self.input_shape))
+        _checks.seed("split_seed", self.split_seed)
         object.__setattr__(self, "validation", check_validation(self.validation))
 
     @property

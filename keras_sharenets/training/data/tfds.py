@@ -225,14 +225,17 @@ def read_feature(record: Record, name: str) -> Any:
     """Reads a feature of an example: the bytes of its first string, or its first integer.
 
     Raises:
-        ValueError: the feature does not exist, or the record is damaged.
+        ValueError: the feature does not exist, or the record is damaged or can no longer be read.
     """
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
 
-    with open(record.path, "rb") as file:
-        file.seek(record.start)
-        data = file.read(record.length)
+    try:
+        with open(record.path, "rb") as file:
+            file.seek(record.start)
+            data = file.read(record.length)
+    except OSError as error:
+        raise ValueError(f"{record} cannot be read: {error}") from error
     try:
         feature = tf_example_pb2.Example.FromString(data).features.feature[name]
     except DecodeError as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from keras_sharenets.folder_lock import FolderInUseError, hold_folder
 from keras_sharenets.timing import in_words
 from keras_sharenets.training.papers.entries import DATA, Options
+from keras_sharenets.training.recipes.named import differing_fields
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.record import RunOptions, read_metrics
 
@@ -79,10 +80,13 @@ def train_all(
         The folders of all experiments, in training order.
 
     Raises:
-        ValueError: some runs failed (the message names the first; all others were trained), or a data set is missing.
+        ValueError: some runs failed (the message names the first; all others were trained), a data set is missing, or
+            a folder has a run with other fields of the recipe; nothing is trained in that case.
     """
     ordered = sorted(experiments, key=lambda each: list(DATA).index(each.data) if each.data in DATA else len(DATA))
     folders = [output / each.folder_name(limit) for each in ordered]
+    for each, folder in zip(ordered, folders, strict=True):
+        _check_recipe(each, folder)
     pending = [pair for pair in zip(ordered, folders, strict=True) if not _is_finished(pair[1])]
     runs = f"{len(ordered)} run{'' if len(ordered) == 1 else 's'}"
     say(f"{runs}, {len(ordered) - len(pending)} already finished; in {output}")
@@ -113,6 +117,18 @@ def train_all(
     if failed:
         raise ValueError(f"{len(failed)} of {len(pending)} runs failed; the first: {failed[0]}")
     return folders
+
+
+def _check_recipe(each: Experiment, folder: pathlib.Path) -> None:
+    """Raises a `ValueError` if the run in a folder has another recipe: its name does not contain changed fields."""
+    if not (folder / "metrics.json").is_file():
+        return
+    recipe = read_metrics(folder / "metrics.json").recipe
+    for name in differing_fields([recipe, each.recipe]):
+        raise ValueError(
+            f"`{name}` (={getattr(each.recipe, name)}) must be that of the run in {folder} (={getattr(recipe, name)}): "
+            "choose another `--output`."
+        )
 
 
 def _is_finished(folder: pathlib.Path) -> bool:

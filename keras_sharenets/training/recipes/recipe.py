@@ -173,6 +173,33 @@ OPTIONS = tuple(field for field in dataclasses.fields(Recipe) if field.metadata)
 PARTS = ("optimizer", "decoupled_decay", "decay_scales", "clip_norm", "accumulate", "ema", "early_stopping")
 PARTS += BATCH_CHANGES
 
+# Fields that have no effect unless another field has one of these values.
+_NEEDS = {
+    "milestones": ("schedule", ("step",)),
+    "decay_factor": ("schedule", ("step", "plateau")),
+    "warmup_epochs": ("schedule", ("step", "cosine")),
+    "rise": ("schedule", ("one_cycle",)),
+    "patience": ("schedule", ("plateau",)),
+    "watch": ("schedule", ("plateau",)),
+    "momentum": ("optimizer", ("SGD",)),
+    "nesterov": ("optimizer", ("SGD",)),
+    "pad": ("crop", ("shift",)),
+    "border": ("crop", ("shift",)),
+}
+
+
+def unused_fields(recipe: Recipe) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The fields that have no effect in a recipe: for each, another field, and the values that it would need.
+
+    >>> unused_fields(Recipe(9, 0.1, 0.0, "cosine", optimizer="sgd", crop="area"))["milestones"]
+    ('schedule', ('step',))
+    """
+    return {
+        name: (other, values)
+        for name, (other, values) in _NEEDS.items()
+        if getattr(recipe, other).lower() not in map(str.lower, values)
+    }
+
 
 def _at_least_zero(name: str, value: object, limit: int | None) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0 or (limit is not None and value >= limit):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from keras_sharenets.models.variant import network_label
 from keras_sharenets.models.weights import list_trained
 from keras_sharenets.rendering.tables import markdown_table
-from keras_sharenets.training.recipes.recipe import OPTIONS, PARTS, Recipe
+from keras_sharenets.training.recipes.recipe import OPTIONS, PARTS, Recipe, unused_fields
 from keras_sharenets.training.run.config import to_yaml
 
 if TYPE_CHECKING:
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from keras_sharenets.training.run.record import Run
 
 CARD = "README.md"
-# The fields that each schedule uses; the card omits those of other schedules.
-_OF_SCHEDULE = {
-    "step": ("milestones", "decay_factor", "warmup_epochs"),
-    "cosine": ("warmup_epochs",),
-    "one_cycle": ("rise",),
-    "plateau": ("decay_factor", "patience", "watch"),
-}
 
 
 def describe_trainer(trainer: Mapping[str, Any]) -> str:
@@ -108,7 +101,7 @@ def _training(run: Run) -> list[str]:
     recipe = dataclasses.asdict(run.recipe)
     if run.dropout_rate is not None:  # The recipe has 0 if the network defines its own dropout.
         recipe["dropout"] = run.dropout_rate
-    unused = {name for names in _OF_SCHEDULE.values() for name in names} - set(_OF_SCHEDULE[run.recipe.schedule])
+    unused = set(unused_fields(run.recipe))
     unused |= {name for name in PARTS if recipe[name] == getattr(Recipe, name)}
     unused |= set() if run.teacher else {"teacher_weight", "temperature"}
     used = [f"{field.name} {recipe[field.name]}" for field in OPTIONS if field.name not in unused]

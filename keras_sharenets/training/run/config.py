@@ -16,7 +16,7 @@ from typing import Any
 from keras_sharenets import files
 from keras_sharenets.training.data.sources import TWO_SPLITS
 from keras_sharenets.training.recipes.named import RECIPES, changed_fields
-from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
+from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe, unused_fields
 from keras_sharenets.training.run.record import Run, RunOptions
 
 CONFIG = "run.yaml"
@@ -42,18 +42,18 @@ def training_config(
         model: name of the network.
         options: arguments of its factory.
         source: data source, as returned by `DataSource.to_record`.
-        recipe: training recipe; all fields are included if it is not a named one.
+        recipe: training recipe; all fields that have an effect are included if it is not a named one.
     """
     config: dict[str, Any] = {"model": model, "model_option": dict(options)}
     config |= {name: source.get(name) for name in ("data", "data_dir", "input_shape")}
-    config["skip_unreadable"] = source.get("skip_unreadable") or None
+    config |= {name: source.get(name) or None for name in ("skip_unreadable", "split_seed")}
     validation = source.get("validation")
     if validation != "auto" and (validation is not None or source["data"] not in TWO_SPLITS):
         config["validation"] = validation or "none"
     named = recipe.name in RECIPES
     config["recipe"] = recipe.name if named else None
     changed = changed_fields(recipe) if named else tuple(field.name for field in OPTIONS)
-    config |= {name: getattr(recipe, name) for name in changed}
+    config |= {name: getattr(recipe, name) for name in changed if name not in unused_fields(recipe)}
     if source["data"] not in TWO_SPLITS:  # The default depends on the number of images.
         config["batch_size"] = recipe.batch_size
     return {name: value for name, value in config.items() if value not in (None, {})}

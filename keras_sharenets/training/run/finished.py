@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from keras_sharenets import files
 from keras_sharenets.images import evenly_spaced
 from keras_sharenets.training.data.batches import held_out_batches, held_out_size
 from keras_sharenets.training.data.dataset import Dataset, count_images
@@ -88,19 +89,36 @@ def _folders_of(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def warn_of_other_split(path: str | pathlib.Path, dataset: Dataset) -> None:
-    """Warns if a file was trained on a folder of images that has changed since, and so is split in another way."""
+    """Warns if a file was trained on a folder of images that has changed since or is split in another way."""
     run, source = run_of_file(path), dataset.source
     if run is None or run.source is None or source is None or not source.is_folder:
         return
     before, now = run.data.get("images_per_class"), list(count_images(dataset).values())  # Missing in older records.
-    same = pathlib.Path(run.source["data"]).resolve() == pathlib.Path(source.data).resolve()
-    if same and before is not None and not _splits(before) & _splits(now):
+    if pathlib.Path(run.source["data"]).resolve() != pathlib.Path(source.data).resolve() or before is None:
+        return
+    if not _splits(before) & _splits(now):
         old, new = (sum(map(sum, counts)) for counts in (before, now))
         warnings.warn(
             f"{source.data} has changed since the network in {path} was trained: it had {old:,} images and now has "
             f"{new:,}. Unless the test split has its own folder, the network was trained on some of its images.",
             stacklevel=2,
         )
+    elif _other_test_images(run, dataset):
+        warnings.warn(
+            f"The test images of {source.data} are not those of the run of {path}: some have changed, or the seed of "
+            "the split has. Unless the test split has its own folder, the network was trained on some of them.",
+            stacklevel=2,
+        )
+
+
+def _other_test_images(run: Run, dataset: Dataset) -> bool:
+    """Whether a folder with as many images as before has another test split."""
+    source, checksums = dataset.source, run.data.get("checksums", {})  # Missing in older records.
+    assert run.source is not None
+    assert source is not None
+    if "test" in checksums and files.as_tuples(run.source.get("input_shape")) == source.input_shape:
+        return checksums["test"] != dataset.checksums.get("test", checksums["test"])
+    return run.source.get("split_seed", 0) != source.split_seed
 
 
 def _splits(counts: Sequence[Sequence[int]]) -> set[tuple[tuple[int, int], ...]]:

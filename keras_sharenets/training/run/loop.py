@@ -129,10 +129,10 @@ def train_network(
                 called = keras.callbacks.CallbackList([recorder], model=trained)
                 found = trained.evaluate(devices.feed(held_out), verbose=0, callbacks=called, return_dict=True)
                 recorder.note_test(found)
+            recorder.close("finished")
         except BaseException as error:
             _stop(error, batches.failure or held_out.failure or error, recorder, devices)
             raise
-        recorder.close("finished")
     return recorder.run
 
 

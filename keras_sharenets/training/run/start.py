@@ -61,9 +61,7 @@ class NetworkLocation(NamedTuple):
     class_names: Sequence[str] | None
 
 
-def find_start(
-    source: str | os.PathLike, model: str | None = None, options: Mapping[str, Any] | None = None
-) -> Start:
+def find_start(source: str | os.PathLike, model: str | None = None, options: Mapping[str, Any] | None = None) -> Start:
     """Loads the trained network given by `source`.
 
     Args:
