@@ -30,16 +30,23 @@ def pytest_configure(config):
     gc.disable()
 
 
+def pytest_collection_modifyitems(items):
+    # First, so that a single one of the test processes starts the other backend.
+    items.sort(key=lambda item: "other_backend" not in getattr(item, "fixturenames", ()))
+
+
 def pytest_collection_finish(session):
     # Each `clear_session` runs the garbage collector over all objects of TensorFlow and Keras. Freezing excludes the
     # objects that exist before the first test.
     gc.enable()
     gc.collect()
     gc.freeze()
+    # At the default thresholds, collections take 5 % of the time: a network creates many objects, and few are garbage.
+    gc.set_threshold(10_000, 10, 10)
 
 
 class Backend:
-    """A worker process that runs two functions of `harness` on another backend."""
+    """A worker process that runs the functions of `backend_worker` on another backend, where TensorFlow is missing."""
 
     def __init__(self, name):
         environment = {**os.environ, "KERAS_BACKEND": name, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
@@ -56,8 +63,14 @@ class Backend:
     def training_step(self, model_path, images, labels, folder):
         return self._compute("training_step", model_path, folder, images=images, labels=labels)
 
-    def _compute(self, function, model_path, folder, **arrays):
-        job = {"function": function, "model": str(model_path), "arrays": f"{folder}/arrays.npz"}
+    def first_batches(self, images_folder, folder):
+        return self._compute("first_batches", images_folder, folder)
+
+    def tfds_arrays(self, data_folder, folder):
+        return self._compute("tfds_arrays", data_folder, folder)
+
+    def _compute(self, function, path, folder, **arrays):
+        job = {"function": function, "path": str(path), "arrays": f"{folder}/arrays.npz"}
         job["results"] = f"{folder}/results.npz"
         np.savez(job["arrays"], **arrays)
         self.process.stdin.write(json.dumps(job) + "\n")

@@ -1,46 +1,23 @@
 """Batches passed to `fit` are the same on both backends and with tf.data."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
+from data_readers import first_batches
 
 from keras_sharenets.training.data.augmentation import Augmentation
 from keras_sharenets.training.data.batches import Batches, as_tf_data
 from keras_sharenets.training.data.dataset import Arrays
 
-ROOT = pathlib.Path(__file__).parents[2]
 RANDOM = np.random.default_rng(0)
-FEED = """
-import numpy as np
-from keras_sharenets.training.data.sources import load
-from keras_sharenets.training.data.batches import held_out_batches, training_batches
-from keras_sharenets.training.recipes.named import find_recipe, override
-dataset = load(folder, skip_unreadable=True)
-recipe = override(find_recipe("default"), crop="area", crop_size=8, batch_size=4)
-batches = training_batches(dataset, recipe, 5)
-images, labels = zip(batches.batch(0, 0), batches.batch(0, 1), batches.batch(3, 0), held_out_batches(dataset, 4)[0])
-np.savez(file, *images, *labels)
-"""
-ON_JAX = f"import sys; folder, file = sys.argv[1:]{FEED}sys.exit('tensorflow' in sys.modules)"
 
 
-def test_batches_are_equal_on_both_backends(partly_unreadable, tmp_path):
+def test_batches_are_equal_on_both_backends(partly_unreadable, tmp_path, other_backend):
     """On JAX, TensorFlow is not imported."""
-    exec(FEED, {"folder": partly_unreadable, "file": tmp_path / "tensorflow.npz"})
-    command = [sys.executable, "-c", ON_JAX, str(partly_unreadable), str(tmp_path / "jax.npz")]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": "jax"}, check=True)
-    batches = {}
-    for backend in ("tensorflow", "jax"):
-        with np.load(tmp_path / f"{backend}.npz") as arrays:
-            batches[backend] = [arrays[name] for name in arrays.files]
-    for ours, theirs in zip(*batches.values(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    first, second, *_ = batches["jax"]
+    ours = first_batches(partly_unreadable)
+    for here, there in zip(ours, other_backend.first_batches(partly_unreadable, tmp_path), strict=True):
+        np.testing.assert_array_equal(here, there)
+    first, second, *_ = ours
     assert first.shape == second.shape == (4, 8, 8, 3)
     assert not np.array_equal(first, second)
 
