@@ -197,7 +197,7 @@ FAULTS = {
         "export",
         "if data not in self._buffer_numbers:",
         "if data:",
-        ("tests/mobile/test_sharing_in_files.py::test_file[shardnet-int8-size]",),
+        ("tests/mobile/test_composed.py::test_two_calls_share_their_constants",),
     ),
     "kernel_does_not_take_the_rest": Fault(
         "export",
