@@ -157,11 +157,12 @@ def test_every_layer_with_arguments_is_drawn():
     assert known - set(LAYERS) == {"BatchNormalization"}
 
 
-@pytest.mark.parametrize("name", ["width", "num_classes", "groups"])
-def test_numpy_numbers(name):
+def test_numpy_numbers():
     arguments = {"width": 32, "groups": 4, "num_classes": 3, "blocks_per_stage": 1}
     plain, numpy = (
-        ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(8, 8, 3), **arguments | {name: number(arguments[name])})
+        ksn.create_model(
+            "hscnet_m32_g4_r2_b1_a2", input_shape=(8, 8, 3), **{key: number(arguments[key]) for key in arguments}
+        )
         for number in (int, np.int64)
     )
     assert numpy.to_json() == plain.to_json()

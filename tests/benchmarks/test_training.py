@@ -18,7 +18,7 @@ on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reas
 SHARED = {
     "hscnet": lambda: ksn.create_model(QUICK),
     "hscnet of three modules": lambda: ksn.models.HSCNet(
-        width=16, groups=2, channel_repeats=2, blocks_per_stage=(1, 1, 3), star=True, input_shape=(8, 8, 3)
+        width=(16, 32), groups=2, channel_repeats=2, blocks_per_stage=(1, 3), star=True, input_shape=(8, 8, 3)
     ),
     "sharesnet": lambda: ksn.models.PreActResNet(depth=29, width=4, share="rest", input_shape=(8, 8, 3)),
     "shardnet": lambda: ksn.models.ShardResNet(width=8, blocks_per_stage=1, input_shape=(8, 8, 3)),

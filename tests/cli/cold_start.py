@@ -114,6 +114,8 @@ def check_commands_without_tensorflow(folder, saved):
         sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "training"))
         plain = importlib.import_module("tiny_network").create_plain
         importlib.import_module("keras_sharenets.training.run.network").create_model = plain
+        # Plots of the curves take as long as the training.
+        importlib.import_module("keras_sharenets.training.run.recorder").draw_curves = lambda run: b"not drawn"
     else:
         assert "50,922" in run_command("describe", "hscnet_m32_g4_r2_b1_a2")[1]
     network = "--model hscnet_m32_g4_r2_b1_a2 --model-option width=(8,) --model-option arrangements=1"

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from harness import assert_close, check_layer, outputs_and_gradients, outputs_of, pseudo_random
+from harness import assert_close, check_layer, outputs_and_gradients, outputs_of, pseudo_random, slow_after
 
 import keras_sharenets as ksn
 from keras_sharenets.dtype_policies import in_policy
@@ -123,12 +123,15 @@ def test_weights_saved_under_one_form_load_under_the_other(saved, loaded, tmp_pa
 
 @pytest.mark.parametrize(
     ("arguments", "channels", "stored_parameters"),
-    [
-        ({"filters": 12, "branch_channels": (3, 4)}, 12, 12 * 3 + 12 * 4),
-        ({"filters": 24, "branch_channels": (4, 3, 4), "use_bias": True}, 24, 24 * (4 + 3 + 4) + 24),
-        ({"filters": 24, "branch_channels": (6, 4)}, 12, 12 * 6 + 24 * 4),
-        ({"filters": 12, "branch_channels": (6, 4), "implementation": "factored"}, 12, 12 * 6 + 12 * 4),
-    ],
+    slow_after(
+        2,
+        [
+            ({"filters": 24, "branch_channels": (4, 3, 4), "use_bias": True}, 24, 24 * (4 + 3 + 4) + 24),
+            ({"filters": 12, "branch_channels": (6, 4), "implementation": "factored"}, 12, 12 * 6 + 12 * 4),
+            ({"filters": 12, "branch_channels": (3, 4)}, 12, 12 * 3 + 12 * 4),
+            ({"filters": 24, "branch_channels": (6, 4)}, 12, 12 * 6 + 24 * 4),
+        ],
+    ),
 )
 def test_harness(arguments, channels, stored_parameters, tmp_path, other_backend):
     shapes = (2, 5, 4, channels), (2, 5, 4, arguments["filters"])

@@ -122,7 +122,7 @@ def test_xla_expands_a_kernel_once_in_a_training_step(name):
 
 
 @pytest.mark.parametrize("compiled", slow_after(1, [False, True]))
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", slow_after(3, LAYERS))
 def test_gradients_of_all_uses_meet_in_what_is_stored(name, compiled):
     """The gradient of a layer called three times is the sum of those of three layers with the same weights."""
     build, _ = LAYERS[name]

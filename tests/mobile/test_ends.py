@@ -89,7 +89,7 @@ def test_inputs_other_than_pixels_keep_their_scale(tmp_path):
     np.testing.assert_array_equal(*outputs)
 
 
-@pytest.mark.parametrize(("given", "partitions"), [("uint8", 1), ("float32", 2)])
+@pytest.mark.parametrize(("given", "partitions"), slow_after(1, [("uint8", 1), ("float32", 2)]))
 def test_operators_added_for_other_types(trained, digits, tmp_path, given, partitions):
     path = tmp_path / "net.tflite"
     types = {"input_type": "uint8", "output_type": given}

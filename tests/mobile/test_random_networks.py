@@ -74,7 +74,7 @@ def check_export(seed, folder, *, beside_tensorflow):
 
 
 # Run by default: most kinds of layers, nested and shared, and a rejected network.
-QUICK = (0, 4, 12, 16)
+QUICK = (0, 4, 16)
 
 
 @pytest.mark.parametrize(

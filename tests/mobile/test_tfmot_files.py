@@ -52,8 +52,8 @@ def shardnet():
 def test_pruned_blending_weights_are_zero_in_files(shardnet, tmp_path):
     model = shardnet()
     before = ksn.profile(model)
-    pruned = mobile.prune(model, 0.6, layers="blending", end_step=4, frequency=1)
-    fit(pruned, pseudo_random((32, 16, 16, 3)), np.arange(32) % 10, run_eagerly=True)
+    pruned = mobile.prune(model, 0.6, layers="blending", end_step=2, frequency=1)
+    fit(pruned, pseudo_random((16, 16, 16, 3)), np.arange(16) % 10, run_eagerly=True)
     small = mobile.strip(pruned)
     assert ksn.profile(small).stored_parameters == before.stored_parameters
     blends = [layer.kernel.numpy() for layer in blending_layers(small).values()]
@@ -70,7 +70,7 @@ def test_pruned_blending_weights_are_zero_in_files(shardnet, tmp_path):
 def test_clustered_shared_kernel_has_few_values_in_files(shardnet, tmp_path):
     model = shardnet()
     clustered = mobile.cluster(model)
-    fit(clustered, pseudo_random((32, 16, 16, 3)), np.arange(32) % 10, run_eagerly=True)
+    fit(clustered, pseudo_random((8, 16, 16, 3)), np.arange(8) % 10, run_eagerly=True)
     small = mobile.strip(clustered)
     assert all(count_distinct(kernel) <= 16 for kernel in kernels(small).values())
     (shared,) = (array for array in exported_kernels(small, None, tmp_path) if array.shape == (3, 3, 20, 20))

@@ -106,11 +106,11 @@ def test_ranges_are_moving_averages():
 @pytest.mark.parametrize("preserve", ["zeros", pytest.param("clusters", marks=pytest.mark.slow)])
 def test_zeros_and_clusters_are_preserved(preserve):
     model = network()
-    fit(mobile.prune(model, 0.5, end_step=4, frequency=1), run_eagerly=True)
+    fit(mobile.prune(model, 0.5, end_step=2, frequency=1), IMAGES[:16], run_eagerly=True)
     fit(mobile.cluster(model, 6), IMAGES[:16], run_eagerly=True)
     trained = quantize_with_tfmot(mobile.quantize_aware(model, preserve=preserve))
     before = [weight.numpy() for weight in model.weights if "kernel" in weight.path]
-    fit(trained, momentum=0.9, run_eagerly=True)
+    fit(trained, IMAGES[:24], momentum=0.9, run_eagerly=True)
     wrappers = [layer for layer in trained.layers if isinstance(layer, QuantizedKernels)]
     after = [kernel.numpy() for wrapper in wrappers for kernel in wrapper.preserved_kernels()]
     assert len(after) == len(before)

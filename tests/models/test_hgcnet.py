@@ -1,16 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from harness import (
-    assert_close,
-    check_choice,
-    check_model,
-    counts_only,
-    outputs_and_gradients,
-    outputs_of,
-    pseudo_random,
-    slow_after,
-)
+from harness import assert_close, check_choice, check_model, counts_only, outputs_of, pseudo_random, slow_after
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis.counting import count_parameters
@@ -132,7 +123,8 @@ def test_harness(choice, tmp_path, other_backend):
     check_model(HGCNet, {**TINY, **choice}, tmp_path, other_backend)
 
 
-@pytest.mark.parametrize("choice", slow_after(1, CHOICES[1:]), ids=lambda choice: "-".join(choice) or "default")
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", CHOICES[1:], ids=lambda choice: "-".join(choice) or "default")
 def test_choices(choice, tmp_path):
     check_choice(HGCNet, {**TINY, **choice}, tmp_path)
 
@@ -210,7 +202,7 @@ def test_equals_the_network_computed_in_numpy(hierarchical, squeeze_excite, comp
             layer.set_weights([numbers.uniform(-1, 1, weight.shape) for weight in layer.weights])
     images = pseudo_random((2, 8, 8, 3))
     expected = reference(model, images, 3, hierarchical, squeeze_excite, stages=(2, 1, 2))
-    assert_close(outputs_and_gradients(model, images)[0], expected, 1e-4)
+    assert_close(outputs_of(model, images), expected, 1e-4)
 
 
 def test_channels_are_shuffled_where_the_groups_divide_and_strided_where_not():

@@ -3,15 +3,7 @@ import collections
 import keras
 import numpy as np
 import pytest
-from harness import (
-    assert_close,
-    check_choice,
-    check_model,
-    counts_only,
-    outputs_and_gradients,
-    pseudo_random,
-    slow_after,
-)
+from harness import assert_close, check_choice, check_model, counts_only, outputs_of, pseudo_random, slow_after
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis.graph import calls, rebuild, trace
@@ -81,7 +73,8 @@ def test_harness(choice, tmp_path, other_backend):
     check_model(HSCNet, {**TWO_STAGES, **choice}, tmp_path, other_backend)
 
 
-@pytest.mark.parametrize("choice", slow_after(1, CHOICES[1:]), ids="-".join)
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", CHOICES[1:], ids="-".join)
 def test_choices(choice, tmp_path):
     check_choice(HSCNet, {**TWO_STAGES, **choice}, tmp_path)
 
@@ -181,7 +174,7 @@ def test_equals_the_network_computed_in_numpy(letters):
             layer.set_weights([numbers[0], numbers[1] - 1, numbers[2] - 1, numbers[3]])
     images = pseudo_random((2, 8, 8, 3))
     expected = reference(model, images, groups=4, channel_repeats=2, stages=(2, 2, 2), letters=letters)
-    assert_close(outputs_and_gradients(model, images)[0], expected, 1e-4)
+    assert_close(outputs_of(model, images), expected, 1e-4)
 
 
 def test_layers_are_shared_as_the_paper_shares_them():
@@ -211,7 +204,7 @@ def test_spatial_orders_differ_by_the_order_of_channels_alone():
 
         rebuilt = rebuild(model, trace(model), call)
         spatial = outputs.get(("stage1_module1_layer1_arrangement_major", 0), outputs["stage1_module1_spatial", 0])
-        taps.append(outputs_and_gradients(keras.Model(rebuilt.input, spatial), images)[0])
+        taps.append(outputs_of(keras.Model(rebuilt.input, spatial), images))
     group_major, arrangement_major = taps
     # 16 channels: 4 groups of 2 arrangements of 2 filters.
     for group in range(4):
@@ -230,12 +223,12 @@ def test_without_the_top_the_weights_are_the_full_networks():
     assert [tuple(w.shape) for w in headless.weights] == [tuple(w.shape) for w in full.weights[:-2]]
     headless.set_weights(full.get_weights()[:-2])
     images = pseudo_random((2, 8, 8, 3))
-    features = outputs_and_gradients(headless, images)[0].mean((1, 2))
+    features = outputs_of(headless, images).mean((1, 2))
     kernel, bias = full.get_layer("predictions").get_weights()
     logits = features @ kernel + bias
     probabilities = np.exp(logits - logits.max(1, keepdims=True))
     probabilities /= probabilities.sum(1, keepdims=True)
-    assert_close(outputs_and_gradients(full, images)[0], probabilities, 1e-4)
+    assert_close(outputs_of(full, images), probabilities, 1e-4)
 
 
 @pytest.mark.parametrize(("plane_orders", "copies"), [("distinct", 4), ("shuffled", 2)])

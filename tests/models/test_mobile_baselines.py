@@ -133,21 +133,20 @@ STRIDES = {
 }
 
 
-# These networks share nothing. In `make test`, they run without the other backend, which runs sharing networks.
-@pytest.mark.parametrize(
-    ("factory", "there"), slow_after(1, [(ShuffleNetV2, False), *((factory, True) for factory in TINY)])
-)
-def test_harness(factory, there, tmp_path, request):
-    other_backend = request.getfixturevalue("other_backend") if there else None
-    arguments = {**TINY[factory], **SMALL, "strides": STRIDES[factory]}
-    if factory is ShuffleNetV2:
-        arguments |= {"blocks_per_stage": (2, 1, 1), "squeeze_excite": 2}
-    check_model(scrambled(factory), arguments, tmp_path, other_backend)
+def arguments_of(factory):
+    more = {"blocks_per_stage": (2, 1, 1), "squeeze_excite": 2} if factory is ShuffleNetV2 else {}
+    return {**TINY[factory], **SMALL, "strides": STRIDES[factory], **more}
 
 
-@pytest.mark.parametrize("factory", slow_after(1, [MobileNetV1, MobileNetV2, IGCV3, ShuffleNet]))
+@pytest.mark.slow  # These networks share nothing: by default, sharing networks run on the other backend.
+@pytest.mark.parametrize("factory", TINY)
+def test_harness(factory, tmp_path, other_backend):
+    check_model(scrambled(factory), arguments_of(factory), tmp_path, other_backend)
+
+
+@pytest.mark.parametrize("factory", slow_after(1, [MobileNetV1, MobileNetV2, IGCV3, ShuffleNetV2, ShuffleNet]))
 def test_factories(factory, tmp_path):
-    check_choice(scrambled(factory), {**TINY[factory], **SMALL, "strides": STRIDES[factory]}, tmp_path)
+    check_choice(scrambled(factory), arguments_of(factory), tmp_path)
 
 
 def test_mobilenet_v2_equals_that_of_keras():
@@ -319,13 +318,13 @@ def test_shufflenet_v2_pools_behind_the_stem_of_large_images_only():
     assert names[224] - names[32] == {"stem_pool", "stem_pad"}
 
 
-@pytest.mark.parametrize("factory", slow_after(2, TINY))
+@pytest.mark.parametrize("factory", slow_after(1, TINY))
 def test_unknown_height_and_width(factory):
     open_sides = factory(**TINY[factory], input_shape=(None, None, 3), num_classes=5, strides=LATE[factory])
     assert open_sides(pseudo_random((1, 12, 20, 3))).shape == (1, 5)
 
 
-@pytest.mark.parametrize("factory", slow_after(2, TINY))
+@pytest.mark.parametrize("factory", slow_after(1, TINY))
 def test_without_the_top_and_upon_a_tensor(factory):
     inputs = keras.Input((32, 32, 3))
     scaled = keras.layers.Rescaling(1 / 255)(inputs)

@@ -72,10 +72,10 @@ def test_argument_with_different_meanings_per_network():
 
 def test_two_limits(tmp_path):
     arguments = ["--max-parameters", "20000", "--max-multiply-adds", "300000", "--json", str(tmp_path / "found.json")]
-    assert main(["enumerate", "--space", "hscnet", "--classes", "100", *arguments, *DIGITS]) == 0
+    assert main(["enumerate", "--space", "shardnet", "--classes", "100", *arguments, *DIGITS]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
     pairs = [(network["stored_parameters"], network["multiply_adds"]) for network in found["networks"]]
-    space, sizes = find_space("hscnet"), {"input_shape": (8, 8, 1), "num_classes": 100}
+    space, sizes = find_space("shardnet"), {"input_shape": (8, 8, 1), "num_classes": 100}
     every = [count(space, point, **sizes) for point in points(space, (8, 8, 1))]
     within = [entry for entry in every if entry.stored_parameters <= 20_000 and entry.multiply_adds <= 300_000]
     assert sorted(pairs) == sorted((entry.stored_parameters, entry.multiply_adds) for entry in within)

@@ -28,9 +28,9 @@ def _random_hyperparameters(hypermodel, seed):
 @pytest.mark.parametrize(
     ("name", "budget"),
     [
-        ("hscnet", Budget(max_parameters=20_000)),
+        ("hscnet", Budget(max_parameters=20_000, max_multiply_adds=10**6)),
         pytest.param("hscnet", Budget(), marks=pytest.mark.slow),
-        ("hgcnet", Budget(max_parameters=10_000, max_multiply_adds=200_000)),
+        pytest.param("hgcnet", Budget(max_parameters=10_000, max_multiply_adds=200_000), marks=pytest.mark.slow),
         pytest.param("igcv2", Budget(max_parameters=8_000), marks=pytest.mark.slow),
         pytest.param("sharesnet", Budget(max_multiply_adds=10**6), marks=pytest.mark.slow),
         pytest.param("shardnet", Budget(max_parameters=20_000), marks=pytest.mark.slow),
@@ -56,7 +56,8 @@ def test_every_network_within_the_budget_is_reachable():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("igcv2", "hgcnet") else []) for name in NAMES]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("igcv2", "hgcnet", "hscnet") else []) for name in NAMES],
 )
 def test_extreme_hyperparameters(name):
     hypermodel = SpaceHyperModel(name, input_shape=DIGITS)

@@ -90,7 +90,7 @@ class _Broken:
         return dataclasses.replace(DIGITS, train=cls(DIGITS.train))
 
 
-@pytest.mark.parametrize("name", slow_after(2, ["hgcnet", "shardnet", "igcv2", "sharesnet"]))
+@pytest.mark.parametrize("name", slow_after(1, ["shardnet", "hgcnet", "igcv2", "sharesnet"]))
 def test_files_are_larger_than_their_kernels(name):
     space = find_space(name)
     points = (draw(space, seed, input_shape=DIGITS.shape) for seed in range(1000))

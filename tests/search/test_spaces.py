@@ -110,7 +110,9 @@ def test_10000_random_points_are_built_without_weights(name):
             del model
 
 
-@ALL
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "igcv2" else []) for name in NAMES]
+)
 def test_points_are_distinct_and_include_random_points(name):
     space = find_space(name)
     names, everything, number = {}, set(), 0
@@ -160,9 +162,10 @@ def test_counts_match_many_built_networks(name):
     _assert_counts(find_space(name), range(20_000, 90_000), 50, most=250)
 
 
-def test_density_of_igcv2_matches_connectivity():
+@pytest.mark.parametrize("draws", [40, pytest.param(400, marks=pytest.mark.slow)])
+def test_density_of_igcv2_matches_connectivity(draws):
     space = find_space("igcv2")
-    for seed in range(120):
+    for seed in range(draws):
         point = draw(space, seed)
         if point["width"] > 64:
             continue

@@ -26,7 +26,13 @@ def layer_output(model, name, given, training):
     return keras.ops.convert_to_numpy(inner(given, training=training))
 
 
-@pytest.mark.parametrize("features", [None, pytest.param(["stage0_block0_add", "stage0_block1_add"], id="features")])
+@pytest.mark.parametrize(
+    "features",
+    [
+        pytest.param(["stage0_block0_add", "stage0_block1_add"], id="features"),
+        pytest.param(None, marks=pytest.mark.slow),  # `test_inputs_and_outputs_in_dicts` has no features, too.
+    ],
+)
 def test_distillation_loss(features):
     student, teacher = student_and_teacher()
     given, labels = images(teacher), np.arange(16) % 3

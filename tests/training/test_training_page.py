@@ -24,7 +24,7 @@ CLASSES = ("ant", "bee")
 
 
 @pytest.fixture(scope="module")
-def folder(quick_network, tmp_path_factory):
+def folder(quick_network, tmp_path_factory, request):
     """The folder in which the examples were run."""
     folder = tmp_path_factory.mktemp("page")
     random = np.random.default_rng(0)
@@ -41,6 +41,8 @@ def folder(quick_network, tmp_path_factory):
                 words = shlex.split(line)
                 assert words[0] == "sharenets"
                 assert main(words[1:]) == 0, line
+                if words[1] == "fit":  # Only the first run has enough steps to be worth tracing.
+                    request.getfixturevalue("eager")
     return folder
 
 
