@@ -44,7 +44,7 @@ def network(kind):
 
 
 @pytest.fixture(scope="module", params=slow_after(1, ["multilabel", "binary", "value"]))
-def exported(request, tmp_path_factory):
+def exported(request, tmp_path_factory, quick_decoding):
     """Kind, folder, and the report of each exported file."""
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)
     model, how = network(kind), {"representative_data": IMAGES, "class_names": NAMES[kind]}
@@ -106,7 +106,7 @@ def test_served_model(exported):
     assert (names, head) == (NAMES[kind], head_of(network(kind)))
 
 
-def test_wrong_class_names_in_served_model_are_detected(tmp_path, monkeypatch):
+def test_wrong_class_names_in_served_model_are_detected(tmp_path, monkeypatch, quick_decoding):
     write = saved_model._write
     monkeypatch.setattr(
         saved_model, "_write", lambda model, head, folder, names, *rest: write(model, head, folder, names[::-1], *rest)
