@@ -56,6 +56,21 @@ def small_network(kernel, bias):
 IMAGES = np.random.default_rng(0).uniform(0, 255, (8, 4, 4, 1)).astype("float32")
 
 
+def test_report_says_if_probabilities_are_too_small_to_rank_classes(tmp_path):
+    """600 nearly equal probabilities are about half a step of 1/256: in the file, most are equal."""
+    keras.utils.set_random_seed(0)
+    inputs, path = keras.Input((4, 4, 1)), tmp_path / "net.tflite"
+    scores = keras.layers.Dense(600)(keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs)))
+    best, reports, right = np.asarray(keras.Model(inputs, scores)(IMAGES)).argmax(-1), [], []
+    for outputs in (keras.layers.Softmax()(scores), scores):
+        reports.append(export_tflite(keras.Model(inputs, outputs), path, "int8", representative_data=IMAGES))
+        right.append((predict_tflite(path, IMAGES).argmax(-1) == best).mean())
+    assert reports[0].probability_steps < 2
+    assert reports[1].probability_steps is None
+    assert ["1/256" in report.in_words for report in reports] == [True, False]
+    assert right[0] < 0.5 < right[1]
+
+
 def test_bias_of_a_filter_with_tiny_weights(tmp_path):
     model = small_network(kernel=[0.01, 1e-14], bias=[0.0, -1.5])
     export_tflite(model, tmp_path / "net.tflite", "int8", representative_data=IMAGES)

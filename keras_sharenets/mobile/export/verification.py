@@ -35,6 +35,8 @@ _AGREEMENTS = (
     (0.9, "which is fair: measure the accuracy of the file"),
     (0.0, "which is poor: calibrate with more images like those of training, or train with `quantize_aware`"),
 )
+# With fewer steps of 1/256 in the largest probability, a file does not rank classes.
+_FEW_STEPS = 16
 _AMPLIFIES = (
     " No int8 file can be accurate for this network: train it, or if it is trained, check that the images are like its"
     " training images. A network that is to stay untrained needs statistics in its normalizations: call it on images"
@@ -68,6 +70,9 @@ class Agreement:
             kernels if that is larger, as in a network that amplifies differences.
         worst_layer: for `"int8"`, the layer with the largest error when it alone is rounded; otherwise `None`.
         worst_layer_error: relative error of the output of that layer.
+        probability_steps: for `"int8"` and a final softmax, the largest probability of a typical image (the median), in
+            the steps of 1/256 that TFLite prescribes; otherwise `None`. With few steps, as for many classes, several
+            classes have the same probability in the file.
     """
 
     largest_difference: float
@@ -78,6 +83,7 @@ class Agreement:
     score_error_bound: float | None = None
     worst_layer: str | None = None
     worst_layer_error: float | None = None
+    probability_steps: float | None = None
 
     @property
     def tells(self) -> bool:
@@ -92,7 +98,13 @@ class Agreement:
         if self.top1_agreement is None:
             return f"outputs differ by up to {self.largest_difference:.2g}"
         share = f"the predictions agree for {self.top1_agreement:.1%}"
-        return f"{share}, {next(words for least, words in _AGREEMENTS if self.top1_agreement >= least)}"
+        words = next(words for least, words in _AGREEMENTS if self.top1_agreement >= least)
+        if self.probability_steps is not None and self.probability_steps < _FEW_STEPS:
+            words += (
+                f"; the largest probability of a typical image is {self.probability_steps:.0f}/256, and int8 rounds all"
+                " to multiples of 1/256: to rank the classes, export the network without its softmax"
+            )
+        return f"{share}, {words}"
 
 
 def verify_file(
@@ -138,7 +150,7 @@ def verify_file(
 
 
 def _check_constants(model: file.Model, lowered: LoweredModel, quantization: precisions.Quantization) -> None:
-    repeated, floats = file.repeated_bytes(model), file.tensor_types(model) - {"int8", "int32"}
+    repeated, floats = file.repeated_bytes(model), file.tensor_types(model) - {"int8", "int32", "bool"}
     if repeated:
         raise ExportMismatchError(
             f"The converted file contains {repeated} bytes of constants twice, and was not written."
@@ -181,9 +193,10 @@ def _judge(results, expected, lowered, graph, inputs, most, quantization, ranges
     """
     heads, (_, right_scores) = heads_of(lowered.traced), expected
     agreements = list(map(_compare, heads, *results, *expected))
-    bounds, limits, hint = [most] * len(heads), {}, ""
+    bounds, limits, hint, steps = [most] * len(heads), {}, "", None
     in_float = not precisions.has_integers(quantization)
     if isinstance(graph, QuantizedGraph):
+        steps = _probability_steps(graph.graph, results[0])
         rounding = rounding_error(graph, inputs)
         worst = rounding.worst_layer
         pairs = zip(rounding.scores, rounding.score_steps, strict=True)
@@ -222,8 +235,16 @@ def _judge(results, expected, lowered, graph, inputs, most, quantization, ranges
         largest_difference=max(each.largest_difference for each in agreements),
         top1_agreement=min(shares, default=None),
         score_error_bound=bounds[tightest],
+        probability_steps=steps,
         **limits,
     )
+
+
+def _probability_steps(graph: InferenceGraph, outputs: Arrays) -> float | None:
+    """The largest probability of a typical image in steps of 1/256; the fewest of several outputs."""
+    made = {operation.output.number for operation in graph.operations if operation.kind == "softmax"}
+    ends = (array for value, array in zip(graph.outputs, outputs, strict=True) if value.number in made)
+    return min((256 * float(np.median(array.max(axis=-1))) for array in ends), default=None)
 
 
 def _compare(
