@@ -11,7 +11,7 @@ import keras_sharenets as ksn
 from keras_sharenets.analysis.graph import trace
 from keras_sharenets.mobile.export import conversion
 from keras_sharenets.mobile.graph.inference_graph import run_all
-from keras_sharenets.mobile.graph.lowering import lower_calls, lower_model
+from keras_sharenets.mobile.graph.lowering import lower_calls, lower_model, with_known_shapes
 from keras_sharenets.mobile.inspect import file
 
 # Weights of `small_network` after `train`, which takes five seconds; most tests in this folder load them.
@@ -54,7 +54,7 @@ def with_noise(model):
 
 def lower(model, **options):
     """The inference graph of a network, without any folding."""
-    return lower_calls(trace(model), **options)[0]
+    return lower_calls(with_known_shapes(trace(model)), **options)[0]
 
 
 def run(graph, images, **options):

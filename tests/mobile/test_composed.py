@@ -140,12 +140,28 @@ def test_lambda_of_supported_functions(tmp_path):
     assert "DEQUANTIZE" not in operators(path)
 
 
+# Whether two of 36 steps are near each other.
+NEAR = np.abs(np.subtract.outer(np.arange(36), np.arange(36))) < 4
+
+
+def _scores(x):
+    return ops.matmul(x, ops.swapaxes(x, 1, 2))
+
+
 # Functions of a sequence `(36, 4)`, by name.
 ATTENTION = {
     "multi head": lambda x: layers.MultiHeadAttention(2, 4, bias_initializer="random_normal")(x, x),
     "with dropout": lambda x: layers.MultiHeadAttention(2, 3, 5, dropout=0.1)(x[:, :9], ops.tanh(x)),
     "grouped queries": lambda x: layers.GroupQueryAttention(4, 4, 2)(x, x),
     "additive": lambda x: layers.AdditiveAttention()([x, ops.relu(x)]),
+    "causal": lambda x: layers.MultiHeadAttention(2, 4)(x, x[:, :30], use_causal_mask=True),
+    "causal with dropout": lambda x: layers.GroupQueryAttention(4, 4, 2, dropout=0.1)(x, x, use_causal_mask=True),
+    "causal alone": lambda x: layers.Attention()([x, ops.relu(x)], use_causal_mask=True),
+    "causal additive": lambda x: layers.AdditiveAttention()([x, ops.relu(x)], use_causal_mask=True),
+    "constant mask": lambda x: layers.MultiHeadAttention(2, 4)(x, x, attention_mask=NEAR[None]),
+    "masked by choice": lambda x: ops.matmul(ops.softmax(ops.where(NEAR, _scores(x), -1e9)), x),
+    "masked by sum": lambda x: ops.matmul(ops.softmax(_scores(x) - 1e5 * ~NEAR[None]), x),
+    "masked steps": lambda x: ops.matmul(ops.softmax(_scores(x) + np.repeat([0, -1e9], 18).astype("float32")), x),
     "constant in a layer": lambda x: layers.Add()([x, np.linspace(-1, 1, 4, dtype="float32")[None, None]]),
     "constant by name": lambda x: layers.Multiply()(inputs=[x, np.linspace(-1, 1, 4, dtype="float32")[None, None]]),
 }

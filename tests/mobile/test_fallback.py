@@ -48,7 +48,9 @@ CASES = {
     ),
     "attention": lambda y: layers.Reshape((8, 8, 4))(
         layers.MultiHeadAttention(2, 4, name="odd")(
-            layers.Reshape((64, 4))(y), layers.Reshape((64, 4))(y), use_causal_mask=True
+            layers.Reshape((64, 4))(y),
+            layers.Reshape((64, 4))(y),
+            attention_mask=layers.Reshape((1, 64))(y[..., 0]) >= 0,
         )
     ),
 }

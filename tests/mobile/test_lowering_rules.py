@@ -104,6 +104,14 @@ def test_unsupported_call_arguments_are_rejected(rules_only):
     assert lower(network_around(lambda y: layers.Dropout(0.5)(y, training=True))).operations
 
 
+def test_new_axes_of_a_batch_of_fixed_size(rules_only):
+    inputs = keras.Input(batch_shape=(2, 4, 3))
+    steps = lower(keras.Model(inputs, ops.squeeze(ops.expand_dims(inputs, 1), 1))).operations
+    assert [(step.kind, step.output.shape) for step in steps] == [("reshape", (1, 1, 4, 3)), ("reshape", (1, 4, 3))]
+    with pytest.raises(UnsupportedLayerError, match="an ExpandDims, changes the batch axis"):
+        lower(keras.Model(inputs, ops.expand_dims(inputs, 0)))
+
+
 def test_network_quantized_by_keras_is_rejected():
     model = network_around(layers.Dense(4, name="integers"))
     model.quantize("int8")
@@ -132,6 +140,7 @@ def _branch(y):
         lambda y: (2 - y) / 4.0 + np.arange(4, dtype="float32"),
         lambda y: ops.relu6(ops.add(y, _branch(y))) * y,
         lambda y: layers.Dense(5, activation="relu")(y),
+        lambda y: layers.Dense(5)(layers.EinsumDense("bhwc,cd->bhwd", (None, None, 3))(y)),
         lambda y: layers.Pipeline([layers.RandomFlip(), layers.RandomContrast(0.2)])(y),
         lambda y: ops.reshape(ops.concatenate([y, _branch(y)], axis=-1), (-1, 4, 16, 8)),
         lambda y: layers.Reshape((16, 4, 4))(layers.Softmax()(y)),

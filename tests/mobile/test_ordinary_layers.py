@@ -51,6 +51,12 @@ def on_sequence(*behind):
     return lambda x: functools.reduce(lambda y, layer: layer(y), behind, layers.Reshape((36, 4))(x))
 
 
+def numbers(*shape, most=0):
+    """Constant numbers: whole ones below `most`, or from -9 to 9."""
+    random = np.random.default_rng(3)
+    return random.integers(0, most, shape) if most else random.uniform(-9, 9, shape).astype("float32")
+
+
 def standard_layers():
     """Functions of images `(n, 6, 6, 4)` with values from -4 to 4, by name; seeded."""
     keras.utils.set_random_seed(0)
@@ -162,8 +168,21 @@ def standard_layers():
         "clipped_far_above": lambda x: ops.clip(normalized(x), -1.0, 1e6),
         "flipped": lambda x: ops.flip(x, (1, -1)),
         "repeated": lambda x: ops.repeat(ops.repeat(x, 3, axis=-2), 2, axis=3),
+        "repeated_unequally": lambda x: ops.repeat(x, [1, 0, 2, 1, 1, 3], axis=1),
+        "rolled": lambda x: ops.roll(ops.roll(x, 4, axis=1), (2, -1), axis=(-2, -1)),
+        "taken": lambda x: ops.take(x, [2, -1, 2], axis=-1),
+        "taken_downward": lambda x: ops.take(x, [4, 2, 0], axis=1),
+        "taken_table": lambda x: ops.take(layers.Flatten()(x), [[7, 3], [140, -1]], axis=1),
+        "taken_along_rows": lambda x: ops.take_along_axis(x, np.array([5, 0, -1]).reshape(1, 3, 1, 1), axis=1),
+        "taken_along_channels": lambda x: ops.take_along_axis(x, numbers(1, 6, 6, 3, most=4), axis=-1),
+        "taken_from_every_row": lambda x: ops.take_along_axis(x, numbers(1, 1, 6, 4, most=6), axis=1),
         "tiled": lambda x: ops.tile(x, (1, 2, 1, 3)),
         "product": lambda x: ops.matmul(x, ops.swapaxes(x, -1, -2)),
+        "product_with_left": lambda x: ops.matmul(numbers(5, 6), x),
+        "product_with_right": lambda x: ops.matmul(x, numbers(1, 1, 4, 3)),
+        "product_with_one_per_row": lambda x: ops.matmul(ops.matmul(numbers(6, 3, 6) / 9, x), numbers(1, 6, 4, 3) / 9),
+        "einsum_with_right": lambda x: ops.einsum("bhwc,hcd->bwd", x, numbers(6, 4, 3)),
+        "einsum_with_left": lambda x: ops.einsum("th,...hwc->...twc", numbers(3, 6), x),
         "product_of_outer_axes": lambda x: ops.einsum("aecd,abcd->acbe", x, ops.relu(x)),
         "einsum_dense": layers.EinsumDense("bhwc,cde->bdwhe", (5, 6, 6, 2), bias_axes="de", bias_initializer=SLOPES),
         "einsum_dense_of_two": layers.EinsumDense("bhwc,hcd->bdw", (5, 6), activation="relu"),
@@ -176,8 +195,14 @@ def standard_layers():
         "one_number": lambda x: layers.Flatten()(x)[:, 3:9][:, 5, None],
         "every_second_pixel": lambda x: x[:, ::2, 1::2],
         "every_third_step": lambda x: layers.Reshape((36, 4))(x)[:, 1:-1:3],
+        "reversed": lambda x: x[:, ::-1, -2::-2, ::2],
+        "part_of_table": lambda x: ops.reshape(x, (-1, 6, 6, 2, 2))[:, 1:, ::2, -1],
         "piece": lambda x: x[:, 1:-1, 2:, :3],
         "piece_of_channels": lambda x: x[:, 1:, ..., 1:3],
+        "chosen": lambda x: ops.where(numbers(6, 1, 4) > 0, x, normalized(x)),
+        "chosen_or_constant": lambda x: ops.where(numbers(1, 6, 6, 1) > 0, 0.5, x),
+        "softmax_of_some": lambda x: layers.Softmax()(x, mask=np.array([1, 0, 1, 1], "float32")),
+        "softmax_of_some_rows": lambda x: layers.Softmax(1)(ops.tanh(x), mask=numbers(1, 6, 6, 1) > -8),
         "functions_of_tensorflow": layers.Conv2D(4, 1, activation=tf.nn.silu),
         "without_effect": lambda x: layers.Identity()(layers.SpatialDropout2D(0.5)(layers.RandomRotation(0.1)(x))),
         "noise": lambda x: layers.AlphaDropout(0.2)(layers.GaussianDropout(0.1)(layers.GaussianNoise(1.0)(x))),
@@ -277,6 +302,11 @@ def test_layer(name, tmp_path):
         (layers.Resizing(4, 4, antialias=True, name="own"), r"has `antialias` \(=True\)"),
         (layers.CenterCrop(8, 8, name="own"), "'own', a CenterCrop, resizes images that are smaller"),
         (layers.Softmax((1, 2), name="own"), r"'own', a Softmax, has `axis` \(=\(1, 2\)\)"),
+        (lambda x: layers.Softmax(name="own")(x, mask=numbers(1, 1, 6, 1) > 0), "'own', a Softmax, .* excludes all"),
+        (lambda x: ops.softmax(ops.mean(x, axis=(1, 2, 3))), "a Softmax, has only the batch axis"),
+        (lambda x: ops.take(x, [0, 6], axis=1), "a Take, has .* not in an axis of 6"),
+        (lambda x: ops.take_along_axis(x, numbers(3, 1, 1, 1, most=4), axis=1), "a TakeAlongAxis, .* vary along the"),
+        (lambda x: ops.matmul(numbers(3, 1, 6, 6), x), "a Matmul, has a constant .* varies along the batch"),
         (on_sequence(layers.Conv1D(4, 1, activation=layers.Softmax(2, name="own"))), "own', a Softmax, has `axis`"),
         (layers.EinsumDense("bhwc,hcd->bhd", (6, 5), name="own"), "'own', an EinsumDense, .* not a product"),
         (layers.EinsumDense("bhwc,wcd->bhwd", (6, 6, 5), name="own"), "'own', an EinsumDense, .* varies along"),

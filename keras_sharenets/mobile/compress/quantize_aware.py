@@ -16,7 +16,7 @@ from keras_sharenets.layers.quantized_kernels import PRESERVE, inner, stored_ker
 from keras_sharenets.mobile.compress.training import TrainedWithTFMOT, check_backend, plain
 from keras_sharenets.mobile.graph import passes, scales
 from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES
-from keras_sharenets.mobile.graph.lowering import lower_calls
+from keras_sharenets.mobile.graph.lowering import lower_calls, with_known_shapes
 from keras_sharenets.mobile.graph.quantization import DATA_MOVEMENT, limited_values, tied_values
 from keras_sharenets.ops.rounding import MAX_CLUSTERS
 
@@ -62,7 +62,7 @@ def quantize_aware(model: keras.Model, *, engine: str = "keras", preserve: str |
     _checks.one_of("preserve", preserve, PRESERVE)
     if engine == "tfmot":
         check_backend()
-    traced = trace(model)
+    traced = with_known_shapes(trace(model))
     for call in traced.calls:
         if isinstance(call.operation, (ours.FakeQuantize, ours.QuantizedKernels)):
             raise ValueError(f"`model` (='{model.name}') is quantization-aware already: see '{call.path}'.")

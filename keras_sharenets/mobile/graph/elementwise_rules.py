@@ -19,6 +19,7 @@ from keras_sharenets.mobile.graph.inference_graph import Value
 from keras_sharenets.mobile.graph.rules import (
     RULES,
     GraphBuilder,
+    call_arguments,
     check_arguments,
     check_class,
     lowers,
@@ -26,10 +27,12 @@ from keras_sharenets.mobile.graph.rules import (
     registered_class,
 )
 from keras_sharenets.mobile.graph.steps import (
+    aligned,
     along_last,
     array,
     check_last,
     constant,
+    masked_softmax,
     operation_class,
     pairwise,
     scaled,
@@ -219,13 +222,20 @@ def _gelu(graph, layer, call, x, shape):
     return unary(graph, "gelu", layer, x[0], approximate=bool(layer.approximate))
 
 
-@lowers(layers.Softmax, operation_class(ops.softmax), reads="axis")
+@lowers(layers.Softmax, operation_class(ops.softmax), reads="axis", call_reads="mask")
 def _softmax(graph, layer, call, x, shape):
-    axis = layer.axis
+    axis, mask = layer.axis, call_arguments(layer, call).get("mask")
+    if len(shape) < 2:
+        raise refuse(layer, call.path, "has only the batch axis.")
     if not isinstance(axis, int) or axis % len(shape) == 0:
         check_last(layer, call.path, axis, x[0], "softmax")
         axis = -1
-    return along_last(graph, layer, x[0], axis, lambda y: graph.add("softmax", layer.name, [y], y.shape))
+    if mask is None:
+        return along_last(graph, layer, x[0], axis, lambda y: graph.add("softmax", layer.name, [y], y.shape))
+    if isinstance(mask, Tensor):
+        raise refuse(layer, call.path, "has a mask that depends on the input.")
+    mask = aligned(layer, call.path, array(mask) > 0.5, len(shape)).swapaxes(axis, -1)
+    return along_last(graph, layer, x[0], axis, lambda y: masked_softmax(graph, layer, call.path, y, mask))
 
 
 def _operation(function: _Function):
@@ -283,14 +293,11 @@ def _arithmetic(kind):
             if len(x[0].shape) != len(x[-1].shape):
                 raise refuse(layer, call.path, "cannot be exported to TFLite with tensors of different ranks.")
             return pairwise(graph, kind, layer, x * 2 if len(x) == 1 else x)
-        numbers: Any = array(operands[places[0]])
+        numbers = array(operands[places[0]])
         side, channels = _BESIDE_CONSTANT.get(kind, (None, None))[1 - places[0]], x[0].shape[-1]
         if side and numbers.size in (1, numbers.shape[-1:].count(channels) * channels) and x[0].shape[1:] == shape[1:]:
             return scaled(graph, layer, x[0], *side(numbers.astype("float64").ravel()))
-        rank = len(x[0].shape)
-        numbers = numbers.reshape((1,) * (rank - numbers.ndim) + numbers.shape)
-        if numbers.ndim > rank or numbers.shape[0] != 1:
-            raise refuse(layer, call.path, f"has a constant of shape {numbers.shape}, which varies along the batch.")
+        numbers = aligned(layer, call.path, numbers, len(x[0].shape))
         pair = [x[0], x[0]]
         pair[places[0]] = constant(graph, layer, "constant", lambda: numbers[0])
         return pairwise(graph, kind, layer, pair)
@@ -307,6 +314,25 @@ for _kind, _functions in {
     "minimum": [ops.minimum],
 }.items():
     lowers(*(operation_class(function, 2) for function in _functions))(_arithmetic(_kind))
+
+
+@lowers(unnamed_class(ops.where, "Where"))
+def _where(graph, layer, call, x, shape):
+    """A choice between two tensors, or a tensor and a constant, that is the same for all inputs."""
+    condition, *branches = inspect.signature(layer.call).bind(*call.args, **call.kwargs).arguments.values()
+    if isinstance(condition, Tensor) or len(branches) != 2:
+        raise refuse(layer, call.path, "has a condition that depends on the input.")
+    tensors, values, rank = iter(x), [], len(shape)
+    for name, branch in zip(("x1", "x2"), branches, strict=True):
+        if isinstance(branch, Tensor):
+            values.append(next(tensors))
+        else:
+            numbers = aligned(layer, call.path, array(branch), rank)
+            values.append(constant(graph, layer, name, lambda numbers=numbers: numbers[0]))
+    if any(len(value.shape) != rank for value in values):
+        raise refuse(layer, call.path, "cannot be exported to TFLite with tensors of different ranks.")
+    chosen = aligned(layer, call.path, array(condition, "bool"), rank)
+    return graph.add("where", layer.name, values, shape, attributes={"condition": chosen})
 
 
 _ROOTS = {0.5: "sqrt", -0.5: "rsqrt"}

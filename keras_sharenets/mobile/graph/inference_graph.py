@@ -27,6 +27,8 @@ BATCH = 32
 PROBABILITIES = ("softmax", "sigmoid")
 # Kinds that compute in float in integer files, too.
 FLOAT = ("divide", "converted")
+# A score whose softmax is 0 beside every other one.
+EXCLUDED = np.float32(-1e9)
 # Elementwise functions of an operation and its input.
 UNARY: dict[str, Callable[..., Any]] = {
     "sigmoid": lambda operation, x: ops.sigmoid(x),
@@ -73,10 +75,12 @@ class Operation:
             of none, `"concat"` of channels, `"join"` along another axis (axis), `"pad"` (paddings), `"max_pool"` and
             `"average_pool"` (pool_size, strides, padding), `"mean"`, `"max"` and `"min"` (keepdims and, if it is not
             over the image, axes), `"resize"` (mode), `"crop"` (start), `"transpose"` (order), `"reshape"`,
-            `"l2_normalize"` of vectors along the last axis, `"slice"` and `"permute"` of channels (start and, out of a
-            stack, row; indices), `"stack"` of the groups of a strided channel shuffle along the batch axis (groups),
-            `"identity"`, one of `UNARY` (`"hard_sigmoid"` only in integer files), and `"converted"` (program: result of
-            TensorFlow's converter for a call; whole: whether its outputs are integers, such as indices).
+            `"softmax"` of vectors along the last axis (and, in attention, mask: true for the entries that count),
+            `"l2_normalize"` likewise, `"slice"` and `"permute"` of channels (start and, out of a stack, row; indices),
+            `"gather"` along an axis (axis, indices), `"where"` of two values (condition: true for the first),
+            `"stack"` of the groups of a strided channel shuffle along the batch axis (groups), `"identity"`, one of
+            `UNARY` (`"hard_sigmoid"` only in integer files), and `"converted"` (program: result of TensorFlow's
+            converter for a call; whole: whether its outputs are integers, such as indices).
         name: str, name of the layer.
         use: int, 0 for the first call of the layer, 1 for the second.
         inputs, output: `Value`s.
@@ -142,8 +146,12 @@ class InferenceGraph:
         return users
 
     def scores(self) -> tuple[Value, ...]:
-        """For each output the value before a final softmax or sigmoid, or the output itself if there is none."""
-        before = {step.output.number: step.inputs[0] for step in self.operations if step.kind in PROBABILITIES}
+        """For each output the value before a final softmax or sigmoid, or the output itself if there is none.
+
+        The values before a softmax with a mask include those that do not count.
+        """
+        ends = (step for step in self.operations if step.kind in PROBABILITIES and "mask" not in step.attributes)
+        before = {step.output.number: step.inputs[0] for step in ends}
         return tuple(before.get(output.number, output) for output in self.outputs)
 
     def next_number(self) -> int:
@@ -299,6 +307,11 @@ def _slice(operation, x):
     return x[..., start : start + operation.output.shape[-1]]
 
 
+def _softmax(operation, x):
+    mask = operation.attributes.get("mask")
+    return ops.softmax(x if mask is None else ops.where(mask, x, EXCLUDED))
+
+
 def _stack(operation, x):
     groups = operation.attributes["groups"]
     return ops.moveaxis(ops.reshape(x, (*x.shape[:-1], x.shape[-1] // groups, groups)), -1, 0)
@@ -334,10 +347,12 @@ _LINEAR = {
     "slice": _slice,
     "stack": _stack,
     "permute": lambda operation, x: ops.take(x, operation.attributes["indices"], axis=-1),
+    "gather": lambda operation, x: ops.take(x, operation.attributes["indices"], axis=operation.attributes["axis"]),
+    "where": lambda operation, x, y: ops.where(operation.attributes["condition"], x, y),
     "resize": _resize,
     "crop": _crop,
     "transpose": lambda operation, x: ops.transpose(x, operation.attributes["order"]),
-    "softmax": lambda operation, x: ops.softmax(x),
+    "softmax": _softmax,
     "l2_normalize": lambda operation, x: ops.normalize(x),
     **UNARY,
 }

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -25,6 +25,7 @@ from keras_sharenets.mobile.graph import (  # Most are imported only to register
     moving_rules,  # noqa: F401
     normalization_rules,  # noqa: F401
     product_rules,  # noqa: F401
+    selection_rules,  # noqa: F401
     sequence_rules,  # noqa: F401
     sharing_rules,
 )
@@ -42,7 +43,7 @@ from keras_sharenets.mobile.graph.rules import (
     registered_class,
 )
 
-# Held while the methods of `keras.Variable` are replaced, so that threads restore them in turn.
+# Held while methods of Keras' classes are replaced, so that threads restore them in turn.
 _REPLACING = threading.RLock()
 _GRAPHS: weakref.WeakKeyDictionary[Call, Graph | None] = weakref.WeakKeyDictionary()
 
@@ -80,7 +81,7 @@ def lower_model(model: keras.Model) -> LoweredModel:
     Raises:
         ValueError: the model is not functional, or a layer cannot be lowered (`UnsupportedLayerError`).
     """
-    traced = trace(model)
+    traced = with_known_shapes(trace(model))
     return LoweredModel(model, traced, *lower_calls(traced))
 
 
@@ -225,9 +226,9 @@ def _traced(layer, call):
     symbols = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in call.inputs]
     try:
         # The scope discards updates of the layer's variables.
-        with keras.StatelessScope(), _symbols_beside_variables():
+        with keras.StatelessScope(), _symbols_beside_variables(), _products_of_known_shapes():
             outputs = run_call(call, symbols, layer, inside=True)
-            graph = _with_known_shapes(trace(keras.Model(symbols, outputs)))
+            graph = with_known_shapes(trace(keras.Model(symbols, outputs)))
     # A layer that is not a composition may raise any exception for symbolic tensors.
     except Exception:
         return None
@@ -241,7 +242,7 @@ def _traced(layer, call):
     return dataclasses.replace(graph, calls=calls)
 
 
-def _with_known_shapes(graph: Graph) -> Graph:
+def with_known_shapes(graph: Graph) -> Graph:
     """The graph with the shapes that its calls have for zeros, if Keras leaves some unknown, as for `EinsumDense`."""
     if all(None not in tensor.shape[1:] for call in graph.calls for tensor in call.outputs):
         return graph
@@ -274,15 +275,37 @@ def _symbols_beside_variables() -> Iterator[None]:
 
         return combined
 
+    with _replaced(keras.Variable, {name: deferring(name) for name in names}):
+        yield
+
+
+def _products_of_known_shapes() -> contextlib.AbstractContextManager[None]:
+    """Makes `EinsumDense` return sides that its `output_shape` leaves open: attention computes its masks from them."""
+    method = keras.layers.EinsumDense.compute_output_shape
+
+    @functools.wraps(method)
+    def known(layer, input_shape):
+        shape = method(layer, input_shape)
+        if None not in shape[1:]:
+            return shape
+        kernel = keras.KerasTensor(layer.kernel.shape)
+        return tuple(keras.ops.einsum(layer.equation, keras.KerasTensor(input_shape), kernel).shape)
+
+    return _replaced(keras.layers.EinsumDense, {"compute_output_shape": known})
+
+
+@contextlib.contextmanager
+def _replaced(owner: type, methods: dict[str, Callable[..., Any]]) -> Iterator[None]:
+    """Replaces methods of a class of Keras, in one thread at a time."""
     with _REPLACING:
-        known = {name: vars(keras.Variable).get(name) for name in names}
+        known = {name: vars(owner).get(name) for name in methods}
         try:
-            for name in names:
-                setattr(keras.Variable, name, deferring(name))
+            for name, method in methods.items():
+                setattr(owner, name, method)
             yield
         finally:
             for name, method in known.items():
                 if method is None:
-                    delattr(keras.Variable, name)
+                    delattr(owner, name)
                 else:
-                    setattr(keras.Variable, name, method)
+                    setattr(owner, name, method)

@@ -12,6 +12,8 @@ from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGrap
 from keras_sharenets.mobile.graph.quantization import tied_values
 
 _REDUCTIONS = ("mean", "max", "min")
+# The softmax of a score that is lower than the others by such a number is 0.
+_TOO_LOW = -1e4
 
 
 def merge_equal(graph: InferenceGraph) -> InferenceGraph:
@@ -205,6 +207,75 @@ def _complete(graph, pairs):
     uses = graph.uses()
     sound = {kernel for kernel, found in partners.items() if len(found) == len(uses[kernel]) and len(set(found)) == 1}
     return {addition: pair for addition, pair in pairs.items() if {pair[0].kernel, pair[1].kernel} <= sound}
+
+
+def merge_masks(graph: InferenceGraph) -> InferenceGraph:
+    """Moves a constant mask into the softmax that reads the masked scores, as in attention.
+
+    The masked scores were replaced by a number that is too low to count, or such a number was added to them.
+    """
+    made = {step.output.number: step for step in graph.operations}
+
+    def merged(producer, reader):
+        found = _masked(producer, made) if reader.kind == "softmax" and not reader.attributes else None
+        # A softmax of only masked scores is not 0.
+        if found is None or not np.broadcast_to(found[1], producer.output.shape).any(axis=-1).all():
+            return None
+        return dataclasses.replace(reader, inputs=(found[0],), attributes={"mask": found[1]})
+
+    result = merge_into_producer(graph, merged)
+    return graph if result.operations == graph.operations else _without_unread(result)
+
+
+def _masked(operation: Operation, made: dict[int, Operation]) -> tuple[Value, np.ndarray] | None:
+    """The scores that an operation masks, and the mask: true for those that count; `None` for other operations."""
+    if operation.kind == "where":
+        condition = operation.attributes["condition"]
+        for (x, other), mask in ((operation.inputs, condition), (operation.inputs[::-1], ~condition)):
+            low = _constant_of(other, made)
+            if low is None:
+                source, added = _addend(made.get(other.number), made) or (None, None)
+                low = added if source == x else None
+            if low is not None and low.max() <= _TOO_LOW and x.shape == operation.output.shape:
+                return x, mask
+        return None
+    found = _addend(operation, made)
+    if found is None or found[0].shape != operation.output.shape:
+        return None
+    x, added = found
+    if not np.all((added == 0) | (added <= _TOO_LOW)):
+        return None
+    return x, (added == 0).reshape((1,) * (len(x.shape) - added.ndim) + added.shape)
+
+
+def _addend(operation: Operation | None, made: dict[int, Operation]) -> tuple[Value, np.ndarray] | None:
+    """`(x, numbers)` for an operation that adds constant numbers to `x`; `None` for others."""
+    if operation is None or operation.activation is not None:
+        return None
+    if operation.kind == "affine" and operation.bias is not None and np.all(operation.scale == 1):
+        return operation.inputs[0], operation.bias
+    if operation.kind in ("add", "subtract"):
+        for place, (x, other) in enumerate((operation.inputs, operation.inputs[::-1])):
+            numbers = _constant_of(other, made)
+            if numbers is not None and (operation.kind == "add" or not place):
+                return x, numbers if operation.kind == "add" else -numbers
+    return None
+
+
+def _constant_of(value: Value, made: dict[int, Operation]) -> np.ndarray | None:
+    """The numbers of a constant value; `None` for others."""
+    operation = made.get(value.number)
+    return operation.attributes["constant"].array if operation is not None and operation.kind == "constant" else None
+
+
+def _without_unread(graph):
+    """The graph without operations whose results nothing reads."""
+    read, operations = {value.number for value in graph.outputs}, []
+    for operation in reversed(graph.operations):
+        if operation.output.number in read:
+            read.update(value.number for value in operation.inputs)
+            operations.append(operation)
+    return graph.with_operations(reversed(operations))
 
 
 def merge_hard_swish(graph: InferenceGraph) -> InferenceGraph:

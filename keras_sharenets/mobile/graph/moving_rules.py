@@ -1,17 +1,14 @@
-"""Lowering rules of layers and functions that pad, pool, reduce, crop, resize, clip, slice or reorder numbers."""
+"""Lowering rules of layers and functions that pad, pool, reduce, crop, resize, clip or transpose."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from keras import layers, ops
 
 from keras_sharenets.mobile.graph.rules import call_arguments, lowers, refuse
 from keras_sharenets.mobile.graph.steps import (
-    along_last,
-    concatenated,
     constant,
     operation_class,
     pad,
@@ -22,9 +19,6 @@ from keras_sharenets.mobile.graph.steps import (
     unary,
     unnamed_class,
 )
-
-# Of one axis.
-_MOST_REPEATS = 32
 
 
 @lowers(layers.ZeroPadding2D, reads="padding")
@@ -182,7 +176,7 @@ lowers(operation_class(lambda x: ops.moveaxis(x, 1, 2)), reads="source destinati
 @lowers(operation_class(lambda x: ops.squeeze(ops.reshape(x, (-1, 1, 8)), 1)), reads="axis")
 @lowers(operation_class(lambda x: ops.expand_dims(x, 1)), reads="axis")
 def _reshaped(graph, layer, call, x, shape):
-    if shape[0] is not None or None in shape[1:] or math.prod(shape[1:]) != math.prod(x[0].shape[1:]):
+    if shape[0] != call.inputs[0].shape[0] or None in shape[1:] or math.prod(shape[1:]) != math.prod(x[0].shape[1:]):
         raise refuse(layer, call.path, "changes the batch axis.")
     return graph.add("reshape", layer.name, x, shape)
 
@@ -198,124 +192,3 @@ def _clipped(graph, layer, call, x, shape):
         for name in ("x_min", "x_max")
     ]
     return pairwise(graph, "minimum", layer, [pairwise(graph, "maximum", layer, [x[0], bounds[0]]), bounds[1]])
-
-
-def _piece(graph, layer, call, x, ranges):
-    """The entries of a value that lie in one range for each axis after the batch, by rows, columns and channels."""
-    rank = len(x.shape)
-    if rank > 4:
-        raise refuse(layer, call.path, "takes a part of a tensor of more than 4 axes.")
-    *sides, channels = [range(1)] * (4 - rank) + list(ranges)
-    starts, spans = [each.start for each in sides], [each[-1] - each.start + 1 for each in sides]
-    image = (1, *(1,) * (4 - rank), *x.shape[1:])
-    x = x if image == x.shape else graph.add("reshape", layer.name, [x], image)
-    if (1, *spans) != x.shape[:3]:
-        x = graph.add("crop", layer.name, [x], (1, *spans, x.shape[-1]), attributes={"start": tuple(starts)})
-    if len(channels) != x.shape[-1]:
-        shape = (*x.shape[:-1], len(channels))
-        x = graph.add("slice", layer.name, [x], shape, attributes={"start": channels.start})
-    steps = tuple(each.step for each in sides)
-    if steps != (1, 1):
-        # The maximum of single numbers.
-        window = {"pool_size": (1, 1), "strides": steps, "padding": "valid"}
-        x = graph.add("max_pool", layer.name, [x], (1, *map(len, sides), x.shape[-1]), attributes=window)
-    return x
-
-
-@lowers(operation_class(lambda x: ops.split(x, 2, axis=1)[0]), reads="indices_or_sections axis")
-def _split(graph, layer, call, x, shape):
-    axis = layer.axis % len(shape)
-    if axis == 0:
-        raise refuse(layer, call.path, "splits the batch.")
-    pieces, start = [], 0
-    for output in call.outputs:
-        ranges = [range(side) for side in x[0].shape[1:]]
-        ranges[axis - 1] = range(start, start + output.shape[axis])
-        pieces.append(reshaped(graph, layer, _piece(graph, layer, call, x[0], ranges), output.shape))
-        start += output.shape[axis]
-    return pieces
-
-
-def _without_ellipsis(keys: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
-    """The keys of an item with slices in place of `...`."""
-    place = next((place for place, entry in enumerate(keys) if entry is ...), None)
-    if place is None:
-        return keys
-    axes = sum(entry is not None for entry in keys) - 1
-    return (*keys[:place], *[slice(None)] * (rank - axes), *keys[place + 1 :])
-
-
-def _taken(entry: Any, side: int) -> range:
-    """The indices that a key takes of an axis; none if they are not in ascending order."""
-    if isinstance(entry, slice):
-        taken = range(side)[entry]
-        return taken if taken.step > 0 else range(0)
-    return range(side)[entry : entry % side + 1] if isinstance(entry, int) else range(0)
-
-
-@lowers(operation_class(lambda x: x[:, 1:]))
-def _item(graph, layer, call, x, shape):
-    """A part of each image, sequence or vector, such as `x[:, 0]` and `x[:, ::2]`, or new axes: `x[:, None, None]`."""
-    key, sides = call.args[1] if len(call.args) > 1 else call.kwargs.get("key"), x[0].shape
-    first, *keys = _without_ellipsis(key if isinstance(key, tuple) else (key,), len(sides))
-    if not (isinstance(first, slice) and first == slice(None)):
-        raise refuse(layer, call.path, "does not take a part of each example.")
-    keys = [entry for entry in keys if entry is not None]
-    keys += [slice(None)] * (len(sides) - 1 - len(keys))
-    ranges = [_taken(entry, side) for entry, side in zip(keys, sides[1:], strict=True)]
-    if not all(ranges) or ranges[-1].step > 1:
-        raise refuse(layer, call.path, "takes other entries than ranges of rows, columns or channels.")
-    whole = all(len(taken) == side for taken, side in zip(ranges, sides[1:], strict=True))
-    return reshaped(graph, layer, x[0] if whole else _piece(graph, layer, call, x[0], ranges), shape)
-
-
-@lowers(operation_class(lambda *x: ops.stack(x, axis=1), 2), reads="axis")
-def _stacked(graph, layer, call, x, shape):
-    """A concatenation along a new axis."""
-    axis = layer.axis % len(shape)
-    sides = tuple(1 if place == axis else side for place, side in enumerate(shape))
-    parts = [graph.add("reshape", layer.name, [value], sides) for value in x]
-    return concatenated(graph, layer, call, parts, shape, axis)
-
-
-@lowers(operation_class(lambda x: ops.tile(x, 2)), reads="repeats")
-def _tiled(graph, layer, call, x, shape):
-    """Concatenations of a value with itself."""
-    repeats = layer.repeats if isinstance(layer.repeats, (tuple, list)) else (layer.repeats,)
-    repeats = (1,) * (len(shape) - len(repeats)) + tuple(repeats)
-    if len(repeats) != len(x[0].shape) or repeats[0] != 1 or min(repeats) < 1 or max(repeats) > _MOST_REPEATS:
-        raise refuse(layer, call.path, f"has `repeats` (={layer.repeats!r}): up to {_MOST_REPEATS} can be exported.")
-    (y,) = x
-    for axis, count in enumerate(repeats):
-        sides = tuple(side * (count if place == axis else 1) for place, side in enumerate(y.shape))
-        y = concatenated(graph, layer, call, [y] * count, sides, axis) if count > 1 else y
-    return y
-
-
-@lowers(operation_class(lambda x: ops.repeat(x, 2, axis=1)), reads="repeats axis")
-def _repeated(graph, layer, call, x, shape):
-    """Each entry of an axis as often, by concatenation along a new axis behind it."""
-    axis = None if layer.axis is None else layer.axis % len(shape)
-    if not axis or not isinstance(layer.repeats, int) or not 1 <= layer.repeats <= _MOST_REPEATS:
-        raise refuse(
-            layer, call.path, f"has other `repeats` (={layer.repeats!r}) than 1 to {_MOST_REPEATS}, or no axis."
-        )
-    before, behind = x[0].shape[: axis + 1], x[0].shape[axis + 1 :]
-    y = reshaped(graph, layer, x[0], (*before, 1, *behind))
-    sides = (*before, layer.repeats, *behind)
-    return reshaped(graph, layer, concatenated(graph, layer, call, [y] * layer.repeats, sides, axis + 1), shape)
-
-
-@lowers(operation_class(lambda x: ops.flip(x, 1)), reads="axis")
-def _flipped(graph, layer, call, x, shape):
-    (y,) = x
-    axes = layer.axis if isinstance(layer.axis, (tuple, list)) else (layer.axis,)
-    if None in axes or 0 in [axis % len(shape) for axis in axes]:
-        raise refuse(layer, call.path, "flips the batch.")
-
-    def reverse(y):
-        return graph.add("permute", layer.name, [y], y.shape, attributes={"indices": np.arange(y.shape[-1])[::-1]})
-
-    for axis in axes:
-        y = along_last(graph, layer, y, axis, reverse)
-    return y

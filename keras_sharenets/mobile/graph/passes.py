@@ -15,6 +15,7 @@ from keras_sharenets.mobile.graph.merging import (
     merge_added,
     merge_hard_swish,
     merge_into_producer,
+    merge_masks,
     merge_reshapes,
 )
 from keras_sharenets.mobile.graph.quantization import rewritable_kernels
@@ -29,6 +30,7 @@ def simplify(graph: InferenceGraph) -> InferenceGraph:
     """Applies the passes that every export begins with."""
     for rewrite in (
         merge_hard_swish,
+        merge_masks,
         hoist_above_reshape,
         merge_reshapes,
         merge_added,

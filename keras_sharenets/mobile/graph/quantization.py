@@ -16,8 +16,8 @@ from keras_sharenets.mobile.graph.inference_graph import BATCH, Constant, Infere
 Range = tuple[float, float]
 
 # Operations that only move numbers: the integers do not change, so all their values have one scale.
-DATA_MOVEMENT = ("average_pool", "concat", "crop", "join", "max", "max_pool", "maximum", "min", "minimum", "pad")
-DATA_MOVEMENT += ("permute", "reshape", "resize", "slice", "stack", "transpose")
+DATA_MOVEMENT = ("average_pool", "concat", "crop", "gather", "join", "max", "max_pool", "maximum", "min", "minimum")
+DATA_MOVEMENT += ("pad", "permute", "reshape", "resize", "slice", "stack", "transpose", "where")
 # Bicubic resizing gives pixel values slightly outside 0 to 255.
 PIXELS = (-32.0, 288.0)
 # XNNPACK's multiplier of a sum of products must be below 256.
@@ -89,6 +89,7 @@ def quantize(
         if operation.attributes.get("whole"):
             number = operation.output.number
             ranges[number] = _with_whole_steps(*ranges[number])
+    _add_room_for_masks(graph, ranges)
     kernels = _bias_fits(graph, ranges, kernels)
     ranges = _tied(graph, _wide_enough(graph, ranges, kernels))
     values = {number: _value_quantization(*limits) for number, limits in ranges.items()}
@@ -96,6 +97,17 @@ def quantize(
         if operation.kind in FIXED:
             values[operation.output.number] = FIXED[operation.kind]
     return QuantizedGraph(graph, values, kernels)
+
+
+def _add_room_for_masks(graph, ranges):
+    """Extends the ranges of masked scores, so that the softmax of the lowest integer, for the others, is near 0.
+
+    All of them together get at most half a step of the result.
+    """
+    masked = (operation.inputs[0] for operation in graph.operations if "mask" in operation.attributes)
+    for number, length in {value.number: value.shape[-1] for value in masked}.items():
+        low, high = ranges[number]
+        ranges[number] = low - float(np.log(512 * length)), high
 
 
 def are_pixels(low: float, high: float) -> bool:
@@ -123,20 +135,29 @@ def _bias_fits(graph, ranges, kernels):
 def requantize_fixed(graph: InferenceGraph) -> InferenceGraph:
     """Requantizes values with a fixed scale, such as probabilities, before operations that only move numbers.
 
-    Operations with one input share the result. One with several, which have one scale, has its own.
+    Operations with one input share the result. One with several, which have one scale, has its own. So has a softmax
+    with a mask, unless its input has a scale of its own: the mask needs a wider range.
     """
     number, again, operations = graph.next_number(), {}, []
-    fixed = {operation.output.number: operation for operation in graph.operations if operation.kind in FIXED}
+    made, readers = {operation.output.number: operation for operation in graph.operations}, graph.consumers()
+
+    def is_fixed(value):
+        return value.number in made and made[value.number].kind in FIXED
+
+    def is_shared(value):
+        maker = made.get(value.number)
+        return maker is None or maker.kind in (*DATA_MOVEMENT, *FIXED) or len(readers[value.number]) > 1
+
     for operation in graph.operations:
-        if operation.kind in DATA_MOVEMENT:
-            reader, inputs = (None if len(operation.inputs) == 1 else operation), []
+        masks = "mask" in operation.attributes
+        if masks or operation.kind in DATA_MOVEMENT:
+            reader, inputs = (operation if masks or len(operation.inputs) > 1 else None), []
             for value in operation.inputs:
-                maker = fixed.get(value.number)
-                if maker is not None and (value, reader) not in again:
-                    ones = np.ones(value.shape[-1], "float32")
-                    fields = {"use": maker.use, "scale": ones, "bias": 0 * ones}
+                if (is_shared if masks else is_fixed)(value) and (value, reader) not in again:
+                    site, ones = made.get(value.number, operation), np.ones(value.shape[-1], "float32")
+                    fields = {"use": site.use, "scale": ones, "bias": 0 * ones}
                     again[value, reader] = Value(number, value.shape)
-                    operations.append(Operation("affine", maker.name, (value,), again[value, reader], **fields))
+                    operations.append(Operation("affine", site.name, (value,), again[value, reader], **fields))
                     number += 1
                 inputs.append(again.get((value, reader), value))
             operation = dataclasses.replace(operation, inputs=tuple(inputs))

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_sharenets._types import Shape
-from keras_sharenets.analysis.graph import Call
+from keras_sharenets.analysis.graph import Call, Tensor
 from keras_sharenets.mobile.graph.inference_graph import Value
 from keras_sharenets.mobile.graph.rules import GraphBuilder, refuse
 
@@ -52,6 +52,24 @@ def channel_vector(layer: Any, path: str, name: str, numbers: Any, x: Value) -> 
         shown = f"of shape {numbers.shape}"
         raise refuse(layer, path, f"has `{name}` ({shown}): only one number, or one per channel, can be exported.")
     return np.broadcast_to(numbers.ravel(), (channels,))
+
+
+def aligned(layer: Any, path: str, numbers: np.ndarray, rank: int) -> np.ndarray:
+    """Constant numbers with `rank` axes, as they broadcast; raises an error if they vary along the batch."""
+    numbers = numbers.reshape((1,) * (rank - numbers.ndim) + numbers.shape)
+    if numbers.ndim > rank or numbers.shape[0] != 1:
+        raise refuse(layer, path, f"has a constant of shape {numbers.shape}, which varies along the batch.")
+    return numbers
+
+
+def masked_softmax(graph: GraphBuilder, layer: Any, path: str, x: Value, mask: Any) -> Value:
+    """A softmax along the last axis of the entries for which a constant mask is true."""
+    if isinstance(mask, Tensor):
+        raise refuse(layer, path, "has a mask that depends on the input.")
+    chosen = aligned(layer, path, array(mask, "bool"), len(x.shape))
+    if not np.broadcast_to(chosen, x.shape).any(axis=-1).all():
+        raise refuse(layer, path, "has a mask that excludes all entries of a vector.")
+    return graph.add("softmax", layer.name, [x], x.shape, attributes={"mask": chosen})
 
 
 def operation_class(function: Callable[..., Any], inputs: int = 1) -> type:

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.inference_graph import Operation, reduced_axes
+from keras_sharenets.mobile.graph.inference_graph import EXCLUDED, Operation, reduced_axes
 from keras_sharenets.mobile.writer.flatbuffer import schema
 from keras_sharenets.mobile.writer.operators import (
     Tensors,
@@ -279,6 +279,32 @@ def _is_shuffle(indices, channels, rows):
     return channels % rows == 0 and np.array_equal(indices, permutations.channel_shuffle(channels, rows))
 
 
+def _gather(tensors, operation):
+    options = options_of("Gather", axis=operation.attributes["axis"])
+    add_plain(tensors, "GATHER", operation, options, operation.attributes["indices"])
+
+
+def _where(tensors, operation):
+    x, y = map(tensors.value, operation.inputs)
+    _select(tensors, operation.attributes["condition"], x, y, tensors.value(operation.output))
+
+
+def _select(tensors, condition, x, y, target):
+    number = tensors.writer.tensor(condition.shape, "bool", constant=condition, suffix="/c")
+    add_operator(tensors, "SELECT_V2", [number, x, y], target, options_of("SelectV2"), version=1)
+
+
+def _softmax(tensors, operation):
+    """A softmax; with a mask, of scores that are too low to count where it is false."""
+    (source,) = operation.inputs
+    x = tensors.value(source)
+    if "mask" in operation.attributes:
+        masked, low = tensors.like(source, source.shape, name="t"), np.full(1, EXCLUDED)
+        _select(tensors, operation.attributes["mask"], x, tensors.constant(source, low), masked)
+        x = masked
+    add_operator(tensors, "SOFTMAX", [x], tensors.value(operation.output), options_of("Softmax", beta=1.0))
+
+
 def _identity(tensors, operation):
     add_plain(tensors, {"relu": "RELU", "relu6": "RELU6"}[operation.activation], operation)
 
@@ -312,10 +338,12 @@ _KINDS = {
     "slice": _slice,
     "stack": _stack,
     "permute": _permute,
+    "gather": _gather,
+    "where": _where,
     "crop": _crop,
     "resize": _resize,
     "transpose": _transpose,
-    "softmax": _plain("SOFTMAX", lambda operation: options_of("Softmax", beta=1.0)),
+    "softmax": _softmax,
     "l2_normalize": _fusing("L2_NORMALIZATION", "L2Norm"),
     "sigmoid": _plain("LOGISTIC"),
     "tanh": _plain("TANH"),

@@ -93,7 +93,7 @@ class FloatTensors(Tensors):
         return self._constant((kernel, axis), array, "/k")
 
     def constant(self, value: Value, array: np.ndarray) -> int:
-        return self._constant(value, array, "/c")
+        return self._constant((array.shape, array.tobytes()), array, "/c")
 
     def real(self, value: Value) -> int:
         return self.value(value)
