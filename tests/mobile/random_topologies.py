@@ -27,15 +27,30 @@ class TopologyBuilder(NetworkBuilder):
             lambda: layers.CenterCrop(height - 1, width - 2),
             lambda: layers.Cropping2D(((1, 0), (0, 1))),
             lambda: layers.Permute((2, 1, 3)),
-            lambda: layers.LayerNormalization(),
+            lambda: layers.LayerNormalization(axis=self.one(-1, 1, (1, 2, 3))),
             lambda: layers.GroupNormalization(1),
+            lambda: layers.Softmax(axis=self.one(1, 2)),
+            lambda: layers.EinsumDense("bhwc,cd->bhwd", (height, width, 5), activation=self.one(None, "relu")),
             lambda: layers.Conv2D(channels, (3, 1), dilation_rate=2, padding="same"),
             lambda: layers.Dense(5, activation="relu"),
         )()(y)
 
+    def attention(self, y):
+        """Attention between the pixels of an image."""
+        height, width, channels = y.shape[1:]
+        x, causal = layers.Reshape((height * width, channels))(y), self.one(True, False)
+        x = self.one(
+            lambda: layers.MultiHeadAttention(2, 3, dropout=self.one(0, 0.1))(x, x, use_causal_mask=causal),
+            lambda: layers.GroupQueryAttention(4, 4, 2)(x, x, use_causal_mask=causal),
+            lambda: layers.Attention()([x, ops.tanh(x)], use_causal_mask=causal),
+            lambda: layers.AdditiveAttention()([x, x], use_causal_mask=causal),
+            lambda: ops.matmul(self.random.normal(size=(height * width,) * 2).astype("float32") / 8, x),
+        )()
+        return layers.Reshape((height, width, x.shape[-1]))(x)
+
     def function(self, y):
         """A function of `keras.ops` of one tensor, or of a tensor and its convolution."""
-        other = layers.Conv2D(y.shape[-1], 1, activation="relu")(y)
+        other, (height, width) = layers.Conv2D(y.shape[-1], 1, activation="relu")(y), y.shape[1:3]
         return self.one(
             lambda: y + other,
             lambda: y - 0.5 * other,
@@ -46,13 +61,41 @@ class TopologyBuilder(NetworkBuilder):
             lambda: ops.silu(y),
             lambda: ops.tanh(other),
             lambda: ops.relu(y) + ops.mean(y, axis=(1, 2), keepdims=True),
-            lambda: ops.concatenate([y, other, y], axis=self.one(-1, 1)),
+            lambda: ops.concatenate([y, other, y], axis=self.one(-1, 1, 2)),
             lambda: ops.transpose(y, (0, 2, 1, 3)),
             lambda: ops.pad(y, ((0, 0), (1, 0), (0, 2), (0, 0))),
             lambda: ops.clip(y, -0.5, 0.8),
             lambda: ops.reshape(y, (-1, y.shape[2], y.shape[1], y.shape[3])),
             lambda: 1.0 - ops.abs(y),
             lambda: ops.sqrt(other + 0.1),
+            lambda: ops.power(y, self.one(2, 3)) / 8.0,
+            lambda: y - ops.min(y, axis=self.one(1, -1), keepdims=True),
+            lambda: ops.max(y, axis=1, keepdims=True) - y,
+            lambda: ops.var(y, axis=(1, 2), keepdims=True) + y,
+            lambda: ops.std(y, axis=self.one(2, (1, 2, 3)), keepdims=True) + y,
+            lambda: ops.where(self.random.random((height, width, 1)) < 0.5, y, other),
+            lambda: ops.where(self.random.random(y.shape[-1]) < 0.5, y, 0.3),
+        )()
+
+    def selection(self, y):
+        """A function of `keras.ops` that takes, reorders or repeats entries."""
+        height, width, channels = y.shape[1:]
+        axis, sign = self.one(1, 2, 3), self.one(1, -1)
+        axis, side = axis - (4 if self.one(True, False) else 0), y.shape[axis]
+        return self.one(
+            lambda: ops.flip(y, axis=axis),
+            lambda: ops.roll(y, self.one(1, -2), axis=axis),
+            lambda: ops.tile(y, (1, *self.one((1, 2, 1), (2, 1, 1), (1, 1, 2)))),
+            lambda: ops.repeat(y, 2, axis=axis),
+            lambda: ops.take(y, self.random.integers(-side, side, side), axis=axis),
+            lambda: ops.take_along_axis(y, self.random.integers(-height, height, (1, height, 1, channels)), axis=1),
+            lambda: y[:, ::sign, :: -2 * sign],
+            lambda: y[:, :, 0, None, ::sign],
+            lambda: ops.split(y, [1], axis=axis)[1] if side > 1 else y,
+            lambda: ops.stack([y, ops.relu(y)], axis=2)[:, :, self.one(0, 1)],
+            lambda: ops.pad(
+                y, ((0, 0), (0, int(height > 1)), (int(width > 1), 0), (0, 0)), mode=self.one("reflect", "symmetric")
+            ),
         )()
 
     def unusual(self, y):
@@ -63,19 +106,12 @@ class TopologyBuilder(NetworkBuilder):
             lambda: CenteredReLU()(y),
             lambda: layers.Lambda(lambda x: x * x)(y),
             lambda: ops.where(y > 0.2, y, -0.1 * y),
-            lambda: ops.concatenate(ops.split(y, [1], axis=1)[::-1], axis=1),
-            lambda: y[:, ::-1, 1:, :],
-            lambda: ops.var(y, axis=(1, 2), keepdims=True) + y,
             lambda: ops.cumsum(y, axis=1),
             lambda: layers.TimeDistributed(layers.Dense(4))(y),
-            lambda: ops.flip(y, axis=2),
-            lambda: layers.Softmax(axis=1)(y),
             lambda: layers.BatchNormalization(axis=1)(y),
-            lambda: layers.Concatenate(axis=2)([y, y]),
             lambda: layers.Conv2DTranspose(4, 3, strides=2, output_padding=1)(y),
             lambda: layers.Dot(axes=2, normalize=True)([layers.Reshape((-1, y.shape[-1]))(y)] * 2)[:, :3, None, :],
             lambda: layers.Dense(3, activation=keras.activations.hard_tanh)(y),
-            lambda: ops.max(y, axis=1, keepdims=True),
         )()
 
     def branches(self, y):
@@ -104,7 +140,8 @@ class TopologyBuilder(NetworkBuilder):
     def part(self, y):
         kinds = [self.convolution, self.library, self.normalization, self.pooling, self.residual, self.gate]
         kinds += [self.shared, self.without_effect, self.arithmetic, self.activation, self.image_layer]
-        kinds += [self.function, self.function, self.branches, self.inner_model, self.unusual]
+        kinds += [self.function, self.function, self.selection, self.attention, self.branches, self.inner_model]
+        kinds += [self.unusual]
         return self.one(*kinds)(y)
 
     def vector(self, y):
