@@ -71,3 +71,51 @@ def test_crash_of_a_program_does_not_skip_other_files(monkeypatch, tmp_path):
     assert started[3:] == [["a", "b", "c"], ["c"]]
     assert answers["a"] == {"same": 1, "images": 1}
     assert answers["b"] == answers["c"] == {"refused": "ends the process (-11)"}
+
+
+def test_a_file_that_takes_too_long_is_told_from_a_crash(monkeypatch, tmp_path):
+    """Each file has the whole time; it passes while the program opens `b`."""
+    timers = []
+
+    class Timer:
+        def __init__(self, seconds, function):
+            self.seconds, self.function, self.running = seconds, function, False
+
+        def start(self):
+            self.running = True
+            timers.append(self)
+
+        def cancel(self):
+            self.running = False
+
+    class Process:
+        def __init__(self, command, **options):
+            self.returncode, self.stdout = 0, self.answer(command[6:])
+
+        def answer(self, names):
+            for name in names:
+                assert [timer.running for timer in timers] == [False] * (len(timers) - 1) + [True]
+                if name == "b":
+                    timers[-1].function()
+                    return
+                yield f'{{"file": "{name}", "same": 1, "images": 1}}\n'
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def kill(self):
+            self.returncode = -9
+
+    monkeypatch.setattr(compare.subprocess, "Popen", Process)
+    monkeypatch.setattr(compare.threading, "Timer", Timer)
+    monkeypatch.setattr(compare, "_version", lambda client: "9.8")
+    for name in ("images.npy", *"abc"):
+        (tmp_path / name).write_text(name)
+    right = {"same": 1, "images": 1}
+    late = {"refused": "takes more than 300 s"}
+    assert compare.ask("OpenCV", tmp_path, list("abc"), tmp_path / "kept.json") == {"a": right, "b": late, "c": right}
+    assert [timer.seconds for timer in timers] == [300] * 4
+    assert not any(timer.running for timer in timers)

@@ -76,7 +76,9 @@ def try_files(client: str, folder: pathlib.Path, names: list[str]) -> None:
 
 
 def ask(client: str, folder: pathlib.Path, names: list[str], kept: pathlib.Path) -> dict[str, dict]:
-    """`{file: answer}` of a program. If a file ends the process, its answer says so, and the other files go on.
+    """`{file: answer}` of a program. If a file ends the process or takes too long, its answer says so.
+
+    The program is then started again with the next file.
 
     Each answer is written to `kept` as it arrives, with a checksum of the file, the images, and the versions of the
     program and of the interpreter that it is compared with. Answers for the same of all are reused.
@@ -100,18 +102,33 @@ def ask(client: str, folder: pathlib.Path, names: list[str], kept: pathlib.Path)
 
     while left := [name for name in names if name not in answers]:
         command = [sys.executable, "-m", "tools.clients.compare", "--try", client, str(folder), *left]
+        late = threading.Event()
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-            watch = threading.Timer(_SECONDS * len(left), process.kill)
-            watch.start()
+            watch = _watch(process, late)
             for line in process.stdout or ():
                 if line.startswith('{"file"'):
+                    watch.cancel()
                     answer = json.loads(line)
                     keep(answer.pop("file"), answer)
+                    watch = _watch(process, late)
             watch.cancel()
         first = next((name for name in left if name not in answers), None)
         if first is not None:
-            keep(first, {"refused": f"ends the process ({process.returncode})"})
+            reason = f"takes more than {_SECONDS} s" if late.is_set() else f"ends the process ({process.returncode})"
+            keep(first, {"refused": reason})
     return answers
+
+
+def _watch(process: subprocess.Popen, late: threading.Event) -> threading.Timer:
+    """A started timer that ends the process after the time limit of a file, and sets `late`."""
+
+    def stop():
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(_SECONDS, stop)
+    timer.start()
+    return timer
 
 
 def _checksum(versions, *paths):
