@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from keras_sharenets.sharing.matching import match_channels
 from keras_sharenets.sharing.places import Where
 from keras_sharenets.sharing.proposals import propose
 from keras_sharenets.sharing.report import Shared
-from keras_sharenets.sharing.schemes import Scheme, ShareChannels, ShareDepth
+from keras_sharenets.sharing.schemes import Scheme, ShareDepth, shares_nothing
 
 # Without `where`, changes are made in order of loss per saved weight until they reach this fraction of all savings.
 _ENOUGH = 0.95
@@ -58,10 +59,12 @@ def share(
 
     Raises:
         ValueError: the model is neither functional nor sequential; `where` matches no convolution; the scheme fits none
-            of the convolutions (the message gives the reasons), or keeps every kernel; the budget is too small (the
-            message gives the minimum); not exactly one of scheme and budgets is given; `sample_images` do not fit the
-            inputs; the convolutions have different dtype policies; or two layers have a weight in common.
+            of the convolutions (the message gives the reasons); the budget is too small (the message gives the
+            minimum); not exactly one of scheme and budgets is given; `sample_images` do not fit the inputs; the
+            convolutions have different dtype policies; or two layers have a weight in common.
         RuntimeError: `max_tflite_bytes` is given, and the Keras backend is not TensorFlow.
+
+    Warns if a scheme inserts layers that share nothing, such as `ShareChannels()` with all defaults.
 
     >>> import keras
     >>> import keras_sharenets as ksn
@@ -90,10 +93,11 @@ def share(
             f"`scheme` (={scheme!r}) must be a scheme of `keras_sharenets.sharing`, or a sequence of them."
         )
     for each in schemes:
-        if isinstance(each, ShareChannels) and each.groups == each.channel_repeats == each.arrangements == 1:
-            raise ValueError(
-                f"`scheme` (={each}) keeps every kernel: at least one of `groups`, `channel_repeats` and "
-                "`arrangements` must be above 1."
+        if shares_nothing(each) and not isinstance(each, ShareDepth):  # Its policy "none" says so.
+            warnings.warn(
+                f"`scheme` (={each}) shares nothing: the layers that it inserts compute the same as the convolutions, "
+                "with as many weights.",
+                stacklevel=2,
             )
     done, chosen = None, where
     for each in schemes:

@@ -49,7 +49,7 @@ class ShareChannels:
     Attributes:
         groups, channel_repeats, arrangements, shuffle_groups, plane_orders: arguments of the layer. `groups` must be a
             multiple of the groups of the convolution; if it is larger, the weights between groups are dropped. With all
-            defaults, the layer is an ordinary convolution, which `share` rejects.
+            defaults, the layer is an ordinary convolution, which shares nothing.
 
     Reference: Lu et al., "Highly shared Convolutional Neural Networks", Expert Systems with Applications 2021.
     """
@@ -107,3 +107,18 @@ class InterleavedGroups:
 
 
 Scheme = ShareDepth | ShareChannels | HierarchicalGroups | InterleavedGroups
+
+
+def shares_nothing(scheme: Scheme) -> bool:
+    """Whether the parameters of a scheme are such that every convolution keeps its kernel.
+
+    >>> shares_nothing(ShareChannels()), shares_nothing(HierarchicalGroups(1)), shares_nothing(InterleavedGroups())
+    (True, True, False)
+    """
+    if isinstance(scheme, ShareDepth):
+        return scheme.policy == "none"
+    if isinstance(scheme, ShareChannels):
+        return scheme.groups == scheme.channel_repeats == scheme.arrangements == 1
+    if isinstance(scheme, HierarchicalGroups):
+        return scheme.groups == 1
+    return scheme.branch_channels is None and scheme.group_convolutions == 1

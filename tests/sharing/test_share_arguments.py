@@ -52,7 +52,6 @@ class Subclassed(keras.Model):
         (cached_network, "stage", {}, "`scheme` (='stage')"),
         (cached_network, None, {}, "one of `scheme`, `max_parameters` and `max_tflite_bytes` must be given, got {}."),
         (cached_network, None, {"max_parameters": 1.5}, "`max_parameters` (=1.5) must be a positive integer."),
-        (cached_network, [ShareDepth(), ShareChannels()], {}, "at least one of `groups`, `channel_repeats` and"),
         (cached_network, ShareChannels(arrangements=7), {}, "does not divide its filters (=16)"),
         (cached_network, InterleavedGroups((5, 5)), {}, "does not divide its input channels (=8)"),
         (diverged_network, ShareChannels(arrangements=2), {}, "must be finite: those of 'stem' are not."),

@@ -47,6 +47,9 @@ def test_parse_share():
     assert share_arguments("25%", 1000) == {"max_parameters": 250}
     scheme = share_arguments("channels:arrangements=2,groups=4", 1000)["scheme"]
     assert (scheme.arrangements, scheme.groups) == (2, 4)
+    for text in ("channels", "depth:policy=none", "hierarchical:groups=1", "interleaved:group_convolutions=1"):
+        with pytest.raises(ValueError, match=rf"`--share` \(={text}\) shares nothing"):
+            share_arguments(text, 1000)
     assert make_steps(["50%", "25%"], 0.5, 8, True) == (
         Step("share", "50%"),
         Step("share", "25%"),

@@ -87,6 +87,7 @@ def share_arguments(text: str, parameters: int) -> dict[str, Any]:
         ValueError: a scheme has no such field, or its value is invalid.
     """
     from keras_sharenets import sharing
+    from keras_sharenets.sharing.schemes import shares_nothing
 
     name, value = parse_share(text)
     if name == "part":
@@ -94,11 +95,16 @@ def share_arguments(text: str, parameters: int) -> dict[str, Any]:
     if name in BUDGETS:
         return {name: value}
     scheme = getattr(sharing, SCHEMES[name])
+    names = ", ".join(field.name for field in dataclasses.fields(scheme))
     try:
-        return {"scheme": scheme(**value)}
+        chosen = scheme(**value)
     except TypeError as error:
-        names = ", ".join(field.name for field in dataclasses.fields(scheme))
         raise ValueError(f"`--share` (={text}) must have fields of {SCHEMES[name]}, some of {names}.") from error
+    if shares_nothing(chosen):
+        raise ValueError(
+            f"`--share` (={text}) shares nothing: every convolution keeps its kernel. Set some of {names}."
+        )
+    return {"scheme": chosen}
 
 
 def make_steps(
