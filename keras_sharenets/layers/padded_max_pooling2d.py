@@ -39,9 +39,20 @@ class PaddedMaxPooling2D(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def call(self, inputs: Tensor) -> Tensor:
-        border = (self.pool_size // 2,) * 2
-        inputs = ops.pad(inputs, ((0, 0), border, border, (0, 0)), mode="symmetric")
-        return ops.max_pool(inputs, self.pool_size, self.strides, padding="valid", data_format="channels_last")
+        borders = self.borders(inputs.shape)
+        inputs = ops.pad(inputs, ((0, 0), *((border, border) for border in borders), (0, 0)), mode="symmetric")
+        windows = tuple(2 * border + 1 for border in borders)
+        return ops.max_pool(inputs, windows, self.strides, padding="valid", data_format="channels_last")
+
+    def borders(self, input_shape: Shape) -> tuple[int, int]:
+        """The pixels of padding at the top and bottom, and at the left and right.
+
+        The window has `2 * border + 1` pixels. On a side of at most half of `pool_size`, each window covers the whole
+        side: a smaller window has the same maximum, and its border can be mirrored.
+        """
+        half = self.pool_size // 2
+        rows, columns = (half if side is None else min(half, side - 1) for side in input_shape[1:3])
+        return rows, columns
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, *sides, channels = input_shape

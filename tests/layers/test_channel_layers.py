@@ -35,14 +35,18 @@ def test_padding_keeps_the_input_in_front_of_zeros():
     assert np.array_equal(padded, np.concatenate([channels, np.zeros((2, 2), "float32")], axis=1))
 
 
-@pytest.mark.parametrize(("pool_size", "strides", "side"), [(3, 2, 8), (3, 2, 7), (5, 3, 9), (1, 2, 4), (3, 1, 1)])
-def test_pooling_equals_padding_with_minus_infinity(pool_size, strides, side):
-    images = pseudo_random((2, side, side, 3))
+@pytest.mark.parametrize(
+    ("pool_size", "strides", "sides"),
+    [(3, 2, (8, 8)), (3, 2, (7, 7)), (5, 3, (9, 9)), (1, 2, (4, 4)), (3, 1, (1, 1)), (7, 1, (2, 8)), (9, 2, (5, 1))],
+)
+def test_pooling_equals_padding_with_minus_infinity(pool_size, strides, sides):
+    """Also of images smaller than half of the window."""
+    images = pseudo_random((2, *sides, 3))
     border = pool_size // 2
     padded = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)), constant_values=-np.inf)
     pooled = keras.ops.convert_to_numpy(PaddedMaxPooling2D(pool_size, strides=strides)(images))
-    places = range(0, side, strides)
-    expected = [[padded[:, y : y + pool_size, x : x + pool_size].max((1, 2)) for x in places] for y in places]
+    rows, columns = (range(0, side, strides) for side in sides)
+    expected = [[padded[:, y : y + pool_size, x : x + pool_size].max((1, 2)) for x in columns] for y in rows]
     assert np.array_equal(pooled, np.moveaxis(np.array(expected), 2, 0))
 
 

@@ -35,6 +35,7 @@ from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
         ksn.layers.ChannelSlice(3, 9),
         ksn.layers.ChannelPadding(20),
         ksn.layers.PaddedMaxPooling2D(3, strides=2),
+        ksn.layers.PaddedMaxPooling2D(19, strides=2),
     ],
     ids=lambda layer: layer.name,
 )

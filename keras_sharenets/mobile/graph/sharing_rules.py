@@ -24,11 +24,11 @@ def _channel_padding(graph, layer, call, x, shape):
 
 @lowers(ours.PaddedMaxPooling2D, reads="pool_size strides")
 def _padded_max_pooling(graph, layer, call, x, shape):
-    window = {"pool_size": (layer.pool_size,) * 2, "strides": (layer.strides,) * 2, "padding": "valid"}
-    border = layer.pool_size // 2
+    rows, columns = layer.borders(x[0].shape)
+    window = {"pool_size": (2 * rows + 1, 2 * columns + 1), "strides": (layer.strides,) * 2, "padding": "valid"}
     batch, height, width, channels = x[0].shape
-    padded = (batch, height + 2 * border, width + 2 * border, channels)
-    y = pad(graph, layer, x, padded, rows=(border, border), columns=(border, border), mode="symmetric")
+    padded = (batch, height + 2 * rows, width + 2 * columns, channels)
+    y = pad(graph, layer, x, padded, rows=(rows, rows), columns=(columns, columns), mode="symmetric")
     return graph.add("max_pool", layer.name, [y], shape, attributes=window)
 
 
