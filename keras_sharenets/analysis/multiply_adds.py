@@ -11,7 +11,7 @@ from typing import Any
 from keras import layers
 
 from keras_sharenets._types import Shape
-from keras_sharenets.analysis.graph import Call
+from keras_sharenets.analysis.graph import Call, Tensor, is_functional, trace
 from keras_sharenets.layers import SqueezeExcite
 
 # May have weights of two or more axes, but apply them elementwise or only look them up.
@@ -114,6 +114,39 @@ def _einsum_dense(layer: Any, inputs: Shape, outputs: Shape) -> int:
     return _product(places[1:]) * math.prod(layer.kernel.shape)
 
 
+def _recurrent(layer: Any, inputs: Shape, outputs: Shape) -> int:
+    """Both kernels once for every step; the products of gates and states have no weights."""
+    kernels = (layer.cell.kernel, layer.cell.recurrent_kernel)
+    return _product(inputs[1:2]) * sum(math.prod(kernel.shape) for kernel in kernels)
+
+
+def _inside(layer: Any, inputs: Shape) -> int | None:
+    """The multiply-adds of a layer or network in a wrapper for one image, or `None`."""
+    if is_functional(layer):
+        calls = trace(layer, inputs[1:]).calls
+    else:
+        ends = (inputs, tuple(layer.compute_output_shape(inputs)))
+        tensor, output = (Tensor(place, shape, layer.compute_dtype) for place, shape in enumerate(ends))
+        calls = (Call(layer.name, layer, 0, (tensor,), {}, (output,)),)
+    return _total([multiply_adds(call, _effective_kernel_shape(call.operation)) for call in calls])
+
+
+def _total(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _bidirectional(layer: Any, inputs: Shape, outputs: Shape) -> int | None:
+    """The layers of both directions; they may be of any kind."""
+    return _total([_inside(each, inputs) for each in (layer.forward_layer, layer.backward_layer)])
+
+
+def _time_distributed(layer: Any, inputs: Shape, outputs: Shape) -> int | None:
+    """The layer once for every step."""
+    step = _inside(layer.layer, (inputs[0], *inputs[2:]))
+    return _product(inputs[1:2]) * step if step else step
+
+
 _RULES = (
     ((layers.Conv1D, layers.Conv2D, layers.Conv3D), _convolution),
     ((layers.DepthwiseConv1D, layers.DepthwiseConv2D), _depthwise),
@@ -122,7 +155,15 @@ _RULES = (
     ((layers.Dense,), _dense),
     ((layers.EinsumDense,), _einsum_dense),
     ((SqueezeExcite,), _squeeze_excite),
+    ((layers.SimpleRNN, layers.GRU, layers.LSTM), _recurrent),
+    ((layers.Bidirectional,), _bidirectional),
+    ((layers.TimeDistributed,), _time_distributed),
 )
+
+
+def _effective_kernel_shape(operation: Any) -> Shape | None:
+    """The shape of the effective kernel of a layer, if it has one."""
+    return tuple(operation.effective_kernel().shape) if hasattr(operation, "effective_kernel") else None
 
 
 def _kernel_rule(kernel_shape: Shape) -> Callable[[Any, Shape, Shape], int]:
@@ -136,7 +177,7 @@ def _kernel_rule(kernel_shape: Shape) -> Callable[[Any, Shape, Shape], int]:
     return rule
 
 
-def _rule(call: Call) -> Callable[[Any, Shape, Shape], int] | None:
+def _rule(call: Call) -> Callable[[Any, Shape, Shape], int | None] | None:
     # The reverse of an embedding is a dense layer: it computes a score for each entry of the table.
     if isinstance(call.operation, layers.Embedding) and (call.kwargs.get("reverse") or True in call.args[1:]):
         return _dense
@@ -154,8 +195,8 @@ def multiply_adds(call: Call, kernel_shape: Shape | None = None, *, batch: int |
 
     Returns:
         An int; `None` if the arithmetic is unknown: for a layer without a rule that has a weight of two or more axes,
-        or for a product without weights (attention, `keras.ops.matmul`), possibly in a function that an operation runs
-        (`keras.ops.vectorized_map`).
+        also in a wrapper, or for a product without weights (attention, `keras.ops.matmul`), possibly in a function that
+        an operation runs (`keras.ops.vectorized_map`).
 
     Raises:
         ValueError: the cost depends on unknown dimensions.
@@ -166,7 +207,7 @@ def multiply_adds(call: Call, kernel_shape: Shape | None = None, *, batch: int |
         inputs, outputs = call.input_shapes[0], call.output_shapes[0]
         try:
             products = rule(operation, inputs, outputs)
-            return products if batch is None else _product((products, outputs[0])) // batch
+            return products if batch is None or not products else _product((products, outputs[0])) // batch
         except _OpenSideError as error:
             raise ValueError(
                 f"`input_shape` must specify the unknown dimensions of the model: the multiply-adds of '{call.path}' "

@@ -154,9 +154,10 @@ def profile(model: keras.Model, input_shape: Any = None) -> Profile:
     convolutions returns the number of products from a method `products_per_pixel()`.
 
     Multiply-adds are the products of weights with activations in convolutions (including depthwise, separable,
-    transposed and grouped ones), `Dense` and `EinsumDense`. Other layers with a weight of two or more axes, attention,
-    `keras.ops.matmul`, and functions that run another one, such as `keras.ops.vectorized_map`, are listed as
-    `uncounted`. All other operations count as zero.
+    transposed and grouped ones), `Dense`, `EinsumDense`, `SimpleRNN`, `GRU` and `LSTM`, also inside `TimeDistributed`
+    and `Bidirectional`, which run them once for every step or in both directions. Other layers with a weight of two or
+    more axes, attention, `keras.ops.matmul`, and functions that run another one, such as `keras.ops.vectorized_map`,
+    are listed as `uncounted`. All other operations count as zero.
 
     Args:
         model: functional `keras.Model` or built `keras.Sequential`. Nested models are expanded; a wrapper or a nested

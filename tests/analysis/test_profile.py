@@ -198,6 +198,21 @@ RULES = [
     (layers.EinsumDense("...x,xy->...y", output_shape=7), (2, 3, 5), 2 * 3 * 5 * 7),
     (HighlySharedConv2D(8, 3, groups=4, channel_repeats=2, strides=2), (9, 8, 12), 5 * 4 * 8 * 9 * 3),
     (HighlySharedConv2D(8, 1, groups=2, arrangements=2, padding="valid"), (9, 8, 12), 9 * 8 * 8 * 6),
+    (layers.SimpleRNN(3), (5, 4), 5 * (4 * 3 + 3 * 3)),
+    (layers.GRU(3), (5, 4), 5 * 3 * (4 * 3 + 3 * 3)),
+    (layers.Bidirectional(layers.LSTM(3, return_sequences=True)), (5, 4), 5 * 2 * 4 * (4 * 3 + 3 * 3)),
+    (layers.TimeDistributed(layers.Conv2D(6, 3)), (2, 9, 8, 4), 2 * 7 * 6 * 6 * 9 * 4),
+    (
+        layers.TimeDistributed(HighlySharedConv2D(8, 3, groups=4, channel_repeats=2)),
+        (2, 9, 8, 12),
+        2 * 9 * 8 * 8 * 9 * 3,
+    ),
+    (
+        layers.TimeDistributed(keras.Sequential([keras.Input((9, 4)), layers.Dense(3), layers.LSTM(2)])),
+        (7, 9, 4),
+        7 * 9 * (4 * 3 + 4 * (3 * 2 + 2 * 2)),
+    ),
+    (layers.TimeDistributed(layers.Flatten()), (None, 9, 4), 0),
     (layers.BatchNormalization(), (9, 8, 4), 0),
     (layers.LayerNormalization(axis=(1, 2, 3)), (9, 8, 4), 0),
     (layers.PReLU(), (9, 8, 4), 0),
@@ -247,11 +262,12 @@ def test_layers_without_a_rule_are_listed_and_do_not_count_as_zero():
     x = layers.Dense(4, name="dense")(inputs)
     custom = Custom((4, 4), name="custom")
     x = Custom((4,), name="scale")(custom(custom(x)))
-    x = layers.LSTM(4, return_sequences=True, name="lstm")(x)
+    x = layers.RNN(layers.LSTMCell(4), return_sequences=True, name="cells")(x)
+    x = layers.Bidirectional(layers.RNN(layers.SimpleRNNCell(2), return_sequences=True), name="wrapped")(x)
     x = layers.Attention(name="attention")([x, x])
     product = keras.ops.matmul(x, keras.ops.transpose(x, (0, 2, 1)))
     p = profile(keras.Model(inputs, product))
-    assert p.uncounted == ("custom", "lstm", "attention", p.layers[-1].name)
+    assert p.uncounted == ("custom", "cells", "wrapped", "attention", p.layers[-1].name)
     assert p.layers[-1].type == "Matmul"
     assert [row.multiply_adds for row in p.layers if row.name == "custom"] == [None, None]
     assert [row.multiply_adds for row in p.layers if row.name == "scale"] == [0]
@@ -260,7 +276,7 @@ def test_layers_without_a_rule_are_listed_and_do_not_count_as_zero():
     p_of_map = profile(keras.Model(product, squares))
     assert [row.multiply_adds for row in p_of_map.layers] == [None]
     # Weights are counted even if the products are not.
-    assert p.stored_parameters == 4 * 5 + 4 * 4 + 4 + 4 * (4 + 4 + 1) * 4
+    assert p.stored_parameters == 4 * 5 + 4 * 4 + 4 + 4 * (4 + 4 + 1) * 4 + 2 * (4 + 2 + 1) * 2
 
 
 def test_a_variable_of_two_layers_is_stored_once():
