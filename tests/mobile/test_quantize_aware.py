@@ -67,7 +67,7 @@ def test_outputs_keep_their_names():
 
 
 def test_outputs_of_layers_without_kernels_keep_their_names():
-    """Also of a layer that is called again, and of one with weights; `strip` restores the layers."""
+    """Also of a function, of a layer that is called again, and of one with weights; `strip` restores the layers."""
     inputs = keras.Input((6, 6, 3))
     x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
     relu, norm = keras.layers.ReLU(name="relu"), keras.layers.BatchNormalization(momentum=0.0, name="norm")
@@ -75,9 +75,11 @@ def test_outputs_of_layers_without_kernels_keep_their_names():
     y = relu(keras.layers.Conv2D(4, 1, name="inner")(features))
     total = keras.layers.Add(name="total")([features, y])
     mean = keras.layers.GlobalAveragePooling2D(name="mean")(norm(total))
-    model = keras.Model(inputs, [features, mean, norm.output, total])
+    double = keras.ops.add(total, features)
+    model = keras.Model(inputs, [features, mean, norm.output, total, double])
+    names = ["relu", "mean", "norm", "total", double._keras_history.operation.name]
     q = mobile.quantize_aware(model)
-    assert q.output_names == model.output_names == ["relu", "mean", "norm", "total"]
+    assert q.output_names == model.output_names == names
     images = pseudo_random((8, 6, 6, 3))
     q(images, training=True)  # Sets the ranges, and the statistics of both to those of the images.
     for found, expected in zip(q(images), model(images), strict=True):

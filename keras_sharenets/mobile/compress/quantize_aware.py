@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_sharenets import _checks
 from keras_sharenets import layers as ours
-from keras_sharenets.analysis.graph import rebuild, trace
+from keras_sharenets.analysis.graph import copy_layer, rebuild, trace
 from keras_sharenets.layers.quantized_kernels import PRESERVE, inner, stored_kernels
 from keras_sharenets.mobile.compress.training import TrainedWithTFMOT, check_backend, plain
 from keras_sharenets.mobile.graph import passes, scales
@@ -21,6 +21,7 @@ from keras_sharenets.mobile.graph.quantization import DATA_MOVEMENT, limited_val
 from keras_sharenets.ops.rounding import MAX_CLUSTERS
 
 ENGINES = ("keras", "tfmot")
+_ROUNDED = "_rounded"  # Ends the name of a layer or function whose own name another layer needs.
 
 
 def quantize_aware(model: keras.Model, *, engine: str = "keras", preserve: str | None = None) -> keras.Model:
@@ -147,7 +148,7 @@ class _FakeQuantization:
     def call(self, call, operation, *args, **kwargs):
         """One call of the network with quantized kernels and outputs."""
         wrapped, first = self._wrapped(call), next(iter(inspect.signature(operation.call).parameters), None)
-        if wrapped is not operation and first in kwargs:  # The wrapper calls it `inputs`.
+        if isinstance(wrapped, ours.QuantizedKernels) and first in kwargs:  # The wrapper calls it `inputs`.
             args = (kwargs.pop(first), *args)
         outputs = keras.tree.flatten(wrapped(*args, **kwargs))
         name = call.path.replace("/", "_") + (f"_{call.index + 1}" if call.index else "")
@@ -168,14 +169,15 @@ class _FakeQuantization:
         layer = call.operation
         if id(layer) not in self._wrappers:
             ranged = any(tensor.number in self._groups for tensor in call.outputs)
-            if stored_kernels(layer):
-                wraps = id(layer) not in self._in_float
-            else:  # The wrapper gives its name to the range of the output: two layers cannot have one name.
-                wraps = ranged and self._is_end(call) and isinstance(layer, keras.layers.Layer)
+            # Without kernels: the wrapper gives its name to the range of an output; two layers cannot have one name.
+            wraps = id(layer) not in self._in_float if stored_kernels(layer) else ranged and self._is_end(call)
             if not wraps:
                 return layer
+            if not isinstance(layer, keras.layers.Layer):  # A function, such as `keras.ops.relu`, has no weights.
+                self._wrappers[id(layer)] = copy_layer(layer, lambda config: config | {"name": layer.name + _ROUNDED})
+                return self._wrappers[id(layer)]
             preserve = "zeros" if self._preserve == "clusters" and _is_frozen_unclustered(layer) else self._preserve
-            name = layer.name if self._is_end(call) and not ranged else f"{layer.name}_rounded"
+            name = layer.name if self._is_end(call) and not ranged else layer.name + _ROUNDED
             wrapper = ours.QuantizedKernels(layer, preserve=preserve, name=name)
             wrapper.build()
             if preserve == "clusters":
@@ -233,4 +235,7 @@ def _without_fake_quantization(call, operation, *args, **kwargs):
         # Clustered weights are equal except for the last bit of a float: here they become exactly equal.
         for (variable, _), kernel in zip(operation.kernels, operation.preserved_kernels(), strict=True):
             variable.assign(kernel)
+    if not isinstance(operation, keras.layers.Layer) and operation.name.endswith(_ROUNDED):
+        name = operation.name.removesuffix(_ROUNDED)
+        operation = copy_layer(operation, lambda config: config | {"name": name})
     return args[0] if isinstance(operation, ours.FakeQuantize) else inner(operation)(*args, **kwargs)
