@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(arguments: argparse.Namespace) -> None:
     from keras_sharenets.models import find_variant
 
+    if arguments.input_shape is not None and min(arguments.input_shape) < 1:
+        given = " ".join(map(str, arguments.input_shape))
+        raise ValueError(
+            f"`--input-shape` (={given}) must be three positive integers: the multiply-adds of a network depend on the "
+            "size of the images."
+        )
     if not arguments.target.endswith((".tflite", ".keras")):
         find_variant(arguments.target)
         return

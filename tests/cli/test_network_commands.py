@@ -98,6 +98,7 @@ def test_describe_classes_and_input_shape_of_files(sharenets, tmp_path):
         ((file, "--classes", 3), "applies to named networks only, not to"),
         (("net.tflite", "--input-shape", 8, 8, 1), "does not apply to .tflite files"),
         ((file, "--input-shape", 8, 8, 3), "must agree with the inputs"),
+        (("resnet_8", "--input-shape", 0, 0, 3), "`--input-shape` (=0 0 3) must be three positive integers: the multi"),
         ((file,), "`input_shape` must specify the unknown dimensions"),
     ):
         status, _, err = sharenets("describe", *words)
