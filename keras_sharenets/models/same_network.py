@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_sharenets.analysis.graph import trace
+from keras_sharenets.layers.whitening import Whitening
 from keras_sharenets.models.base import CommonArguments
 from keras_sharenets.models.variant import Variant
 
@@ -18,6 +19,8 @@ _ENDINGS = ("_initializer", "_regularizer", "_constraint")
 _INPUT = "the input"
 # Layers that the common arguments determine, which may differ.
 _ENDS = ("preprocessing", "pool", "predictions")
+# Layers that prepare the pixels, and those that do nothing in inference, which a recipe may add.
+_SKIPPED = (keras.layers.Normalization, Whitening, keras.layers.Dropout)
 
 
 def check_same_network(source: keras.Model, variant: Variant, arguments: Mapping[str, Any], path: pathlib.Path) -> None:
@@ -58,12 +61,11 @@ def _calls(model: keras.Model) -> dict[str, dict[str, Any]]:
     graph = trace(model)
     origins, calls = {tensor.number: _INPUT for tensor in graph.inputs}, {}
     for call in graph.calls:
-        reads = [origins[tensor.number] for tensor in call.inputs]
+        reads, layer = [origins[tensor.number] for tensor in call.inputs], call.operation
         name = call.path if not call.index else f"{call.path}, call {call.index + 1}"
-        at_input = call.path == "preprocessing" or isinstance(call.operation, keras.layers.Normalization)
-        origins.update((tensor.number, _INPUT if at_input else name) for tensor in call.outputs)
-        if not at_input and call.path not in _ENDS:
-            layer = call.operation
+        skipped = call.path == "preprocessing" or isinstance(layer, _SKIPPED)
+        origins.update((tensor.number, reads[0] if skipped else name) for tensor in call.outputs)
+        if not skipped and call.path not in _ENDS:
             settings = _relevant(layer.get_config()) if isinstance(layer, keras.layers.Layer) else {}
             calls[name] = {"class": type(layer).__name__, **settings, "inputs": reads}
     return calls

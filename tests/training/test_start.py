@@ -115,6 +115,16 @@ def test_other_networks_and_damaged_files_are_rejected(before, tmp_path, digits)
         find_start(str(tmp_path))
 
 
+def test_options_that_change_no_shape_must_be_those_of_the_start(tmp_path, digits):
+    """The weights would fit, but the layers would read other values; dropout may differ."""
+    options = {**TINY, "width": (24,)}
+    files.save_model(build(MODEL, digits, {**options, "dropout_rate": 0.3}), tmp_path / "net.keras")
+    start = find_start(str(tmp_path / "net.keras"), MODEL, options)
+    with pytest.raises(ValueError, match=r"other options: `inputs` of layer .* in the file, and .* these arguments"):
+        fit(MODEL, digits, tmp_path / "run", options={**options, "projection_input": "raw"}, start=start)
+    assert not (tmp_path / "run").exists()
+
+
 def test_pretrained_networks_are_found_by_name():
     each = next(each for each in list_trained() if each.model == "resnet_8")
     found = find_start("resnet_8")

@@ -20,6 +20,8 @@ from keras_sharenets.dtype_policies import POLICIES, in_policy
 from keras_sharenets.folder_lock import hold_folder, is_unused
 from keras_sharenets.machine import package_versions
 from keras_sharenets.models import hscnet
+from keras_sharenets.models.registry import find_variant
+from keras_sharenets.models.same_network import check_same_network
 from keras_sharenets.timing import take_turns
 from keras_sharenets.training.data.batches import Batches, training_batches
 from keras_sharenets.training.data.dataset import Arrays, Dataset, changed_split, count_images
@@ -117,6 +119,7 @@ def fit(
     devices = connect(run.strategy)
     if start is not None:
         fresh = load_start_weights(build(model_name, dataset, run.options, run.recipe), start, dataset.class_names)
+        check_same_network(start.network, find_variant(model_name), run.options, start.path)
         run = dataclasses.replace(run, start=to_record(start, fresh, frozen))
     run = _settle(run, dataset, devices)
     with _hold(devices, output):
