@@ -96,6 +96,10 @@ def test_default_crops_are_those_of_the_run(tmp_path, capsys, monkeypatch):
     for name in ("run/last.keras", "run/export/model.keras", "run/export/hub/model.keras"):
         files.save_model(model, tmp_path / name)
         assert crops_of_file(tmp_path / name) == "center"
+    files.write_json(tmp_path / "upload" / "export.json", {"run": "../run"})
+    assert crops_of_file("upload/hub/model.keras") == crops_of_file("upload/saved_model") == "center"
+    files.write_json(tmp_path / "old" / "export.json", {"model": "resnet_8"})
+    assert crops_of_file("old/int8.tflite") == "none"
     assert [crops_of_file(place) for place in ("whole/last.keras", "elsewhere.keras")] == ["none", "none"]
     (tmp_path / "link.keras").symlink_to("run/last.keras")
     assert crops_of_file("link.keras") == "center"

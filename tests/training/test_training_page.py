@@ -194,6 +194,7 @@ def test_exported_files(folder, digits):
 
 def test_hub_folder(folder, digits):
     hub = folder / "runs" / "upload" / "hub"
+    assert json.loads((hub.parent / "export.json").read_text())["run"] == "../digits"
     assert {path.name for path in hub.iterdir()} >= {"config.json", "model.weights.h5", "labels.txt", "README.md"}
     # Keras does the same with "hf://..." after downloading the folder.
     loaded = keras.saving.load_model(hub)

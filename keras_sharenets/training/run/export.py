@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from keras_sharenets.training.run.record import EXPORT_RECORD
 
 if TYPE_CHECKING:
     import keras
@@ -86,8 +89,9 @@ def export_run(
         written = [entry | _tested(entry, target, dataset, tested_crops(trained.recipe)) for entry in written]
     if HUB in formats:
         written.append(_export_for_hub(model, folder, target, trained, written))
-    record: dict[str, Any] = {"model": trained.model, "data": trained.data["name"], "files": written}
-    files.write_json(target / "export.json", record)
+    run = os.path.relpath(folder, target)  # The files are tested like the run, wherever both are moved together.
+    record: dict[str, Any] = {"model": trained.model, "data": trained.data["name"], "run": run, "files": written}
+    files.write_json(target / EXPORT_RECORD, record)
     return record | {"folder": str(target)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from keras_sharenets.images import evenly_spaced
 from keras_sharenets.training.data.batches import held_out_batches, held_out_size
 from keras_sharenets.training.data.dataset import Dataset, count_images
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.run.record import Run, read_metrics
+from keras_sharenets.training.run.record import EXPORT_RECORD, Run, read_metrics
 
 
 def read_run(folder: str | pathlib.Path) -> Run:
@@ -68,7 +69,7 @@ def crops_of_file(path: str | pathlib.Path) -> str:
 
 
 def run_of_file(path: str | pathlib.Path) -> Run | None:
-    """The run with a file in its folder, in its `export` folder, or in `hub` in there; `None` if there is none.
+    """The run with a file in its folder or among its exported files, wherever these are; `None` if there is none.
 
     Issues a warning about a file of the same name that is not the record of a run.
     """
@@ -83,9 +84,22 @@ def run_of_file(path: str | pathlib.Path) -> Run | None:
 
 
 def _folders_of(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
-    """The folder of a file, its parent, and those of the file that it links to; one more for `export/hub`."""
+    """The folder of a file, its parent, and those of the file that it links to; one more for `export/hub`.
+
+    Also the folder of the run that a record of exported files in one of these names.
+    """
     for file in dict.fromkeys((pathlib.Path(path).absolute(), pathlib.Path(path).resolve())):
-        yield from file.parents[: 3 if file.parent.name == "hub" else 2]
+        for folder in file.parents[: 3 if file.parent.name == "hub" else 2]:
+            yield folder
+            yield from _exported_run(folder)
+
+
+def _exported_run(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The folder of the run whose exported files are in `folder`, if a record there names it."""
+    try:
+        yield folder / json.loads((folder / EXPORT_RECORD).read_text(encoding="utf-8"))["run"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # There is no record, it is of an earlier version, or of another program.
 
 
 def warn_of_other_split(path: str | pathlib.Path, dataset: Dataset) -> None:

@@ -16,6 +16,7 @@ from keras_sharenets.rendering.tables import csv_table
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
 
+EXPORT_RECORD = "export.json"  # Among the exported files of a run.
 VERSION = 2  # Version of `metrics.json`. Records without one have version 1 and lack some of the current fields.
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 TENSORBOARD = ("graph", "histograms")
