@@ -1,8 +1,9 @@
-"""Plots of the papers' figures on filters, activations, and blending layers. Requires `keras_sharenets[plots]`."""
+"""Plots of the papers' figures on filters, activations, and blending layers."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -57,13 +58,13 @@ def draw_strongest(places: Sequence[Maps], class_names: Sequence[str], title: st
     """
     rows = min(len(class_names), 20)
     tall = 0.22 * rows + 1.1
-    figure = figures.new_figure(10, tall * len(places) + 0.9, title)
+    figure = figures.new_figure(5.6, tall * len(places) + 0.9, title)
     panels = figure.subplots(len(places), squeeze=False)[:, 0]
     for axes, maps in zip(panels, places, strict=True):
         shares = maps.strongest[:rows] / np.maximum(maps.images[:rows, None], 1)
         shown = axes.imshow(shares, aspect="auto", interpolation="nearest", cmap="Blues", vmin=0, vmax=1)
         axes.set_yticks(range(len(shares)), figures.name_classes(class_names[:rows], 24), fontsize=8)
-        axes.set_title(_title(maps), loc="left", fontsize=9)
+        axes.set_title(textwrap.fill(_title(maps), 60), loc="left", fontsize=9)
         for index in np.flatnonzero(maps.arrangement):
             axes.axvspan(index - 0.5, index + 0.5, -0.05, -0.01, color=figures.ORANGE, clip_on=False, linewidth=0)
         axes.tick_params(axis="x", pad=6, labelsize=8)
@@ -73,7 +74,7 @@ def draw_strongest(places: Sequence[Maps], class_names: Sequence[str], title: st
     bar.set_label("images of the class", fontsize=9)
     bar.outline.set_visible(False)
     figures.percent(bar.ax.yaxis)
-    return figures.png(figure)
+    return figures.png(figure, dpi=figures.NARROW_DPI)
 
 
 def _title(maps: Maps) -> str:
@@ -117,14 +118,14 @@ def draw_kernels(filters: Sequence[Filters], title: str) -> bytes:
     """
     panels = [_mosaic(each) for each in filters]
     # Cells are square: a panel is as wide as the page, and at most half as tall.
-    heights = [min(max(8.5 * image.shape[0] / image.shape[1], 0.7), 5) for image, _, _ in panels]
-    figure = figures.new_figure(10, sum(heights) + 0.8 * len(panels) + 0.4, title)
+    heights = [min(max(4.6 * image.shape[0] / image.shape[1], 0.7), 5) for image, _, _ in panels]
+    figure = figures.new_figure(5.6, sum(heights) + 0.9 * len(panels) + 0.4, title)
     grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
     for axes, each, (image, names, step) in zip(grid, filters, panels, strict=True):
         axes.imshow(image, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
         middles = [step * number + (each.kernel.shape[0] - 1) / 2 for number in range(len(names))]
         if each.kernel.shape[2] < len(names):
-            axes.set_xticks(middles, names, fontsize=7)
+            axes.set_xticks(middles, names, fontsize=7, rotation=90)
             axes.set_yticks([])
         else:
             axes.set_yticks(middles, names, fontsize=7)
@@ -135,8 +136,9 @@ def draw_kernels(filters: Sequence[Filters], title: str) -> bytes:
         notes = [f"{len(names)} filters"] if count > len(names) else []
         notes += [f"{MOST_PLANES} planes"] if planes > MOST_PLANES else []
         about = f"{each.name}: {count} filters of {height}x{width}x{planes}"
-        axes.set_title(about + (f"; shown: {', '.join(notes)}" if notes else ""), loc="left", fontsize=9)
-    return figures.png(figure)
+        about += f"; shown: {', '.join(notes)}" if notes else ""
+        axes.set_title(textwrap.fill(about, 66), loc="left", fontsize=9)
+    return figures.png(figure, dpi=figures.NARROW_DPI)
 
 
 def _mosaic(filters: Filters) -> tuple[np.ndarray, list[str], int]:
@@ -158,8 +160,7 @@ def _mosaic(filters: Filters) -> tuple[np.ndarray, list[str], int]:
             row, column = (plane, place) if turned else (place, plane)
             top, left = row * (height + gap), column * (width + gap)
             image[top : top + height, left : left + width] = weights[..., plane]
-    between = "\n" if turned else " "
-    names = [f"{index}{f'{between}arranged' if filters.arrangement[index] else ''}" for index in chosen]
+    names = [f"{index}{' arranged' if filters.arrangement[index] else ''}" for index in chosen]
     return image, names, step
 
 
@@ -179,7 +180,7 @@ def _with_copies(arrangement: np.ndarray, per_group: int) -> list[int]:
 def draw_exciting(rows: Mapping[str, tuple[Sequence[int], np.ndarray]], title: str) -> bytes:
     """Plots images that maximize single maps (HSC-Net, figure 9); each row has a name, maps and their images."""
     across = max(len(channels) for channels, _ in rows.values())
-    figure = figures.new_figure(max(1.7 * across + 0.6, 7.5), 1.95 * len(rows) + 0.5, title)
+    figure = figures.new_figure(5.6, 5.6 / max(across, 3) * len(rows) + 0.7, title)
     grid = figure.subplots(len(rows), across, squeeze=False)
     for places, (name, (channels, images)) in zip(grid, rows.items(), strict=True):
         for axes in places:
@@ -189,7 +190,7 @@ def draw_exciting(rows: Mapping[str, tuple[Sequence[int], np.ndarray]], title: s
             pixels = image[..., 0] if gray else image
             axes.imshow(pixels.round().astype("uint8"), cmap="gray" if gray else None, vmin=0, vmax=255)
             axes.set_title(f"map {channel}\n{name}", fontsize=8, loc="left")
-    return figures.png(figure)
+    return figures.png(figure, dpi=figures.NARROW_DPI)
 
 
 def draw_pruning_curve(rows: Sequence[CurveRow], title: str) -> bytes:

@@ -319,7 +319,8 @@ def _filters(
         chosen = list({each.name: each for each in (*spatial[:1], *arranged[:1], *behind)}.values())
         prefix = "" if len(networks) == 1 else f"{_slug(network.label)}_"
         heading = f"{network.label}: kernels of the first stage"
-        images[f"{prefix}kernels.png"] = sections[heading] = draw_kernels(chosen, heading)
+        images[f"{prefix}kernels.png"] = draw_kernels(chosen, heading)
+        sections[heading] = [images[f"{prefix}kernels.png"]]
         best = {"original": first.best(EXCITING, arranged=False), "arranged": first.best(EXCITING, arranged=True)}
         if not best["arranged"]:
             best = {"original": best["original"], "others": first.best(2 * EXCITING, arranged=False)[EXCITING:]}

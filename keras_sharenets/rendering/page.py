@@ -41,6 +41,7 @@ pre { white-space: pre-wrap; } details pre { white-space: pre; }
 .gallery img { width: 100%; } .wrong { color: var(--wrong); }
 @media (max-width: 40rem) { td, th { padding-right: 0.6rem; } }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 1rem; }
+.figures img, img.photos { max-width: min(100%, 44rem); }
 """
 
 
@@ -48,7 +49,7 @@ pre { white-space: pre-wrap; } details pre { white-space: pre; }
 class Photo:
     """A PNG file whose colors are those of images: a dark page leaves them alone.
 
-    One of several is small, and has its text below it, in red if it is `wrong`.
+    A single one fits a phone. One of several is small, and has its text below it, in red if it is `wrong`.
     """
 
     data: bytes
@@ -106,10 +107,11 @@ def _heading(heading: str) -> str:
 
 
 def _part(heading: str, part: Section) -> str:
-    if isinstance(part, (bytes, Photo)):
-        data, kind = (part, "figure") if isinstance(part, bytes) else (part.data, "photos")
+    if isinstance(part, Photo):
+        return _image(heading, part.data, "photos")
+    if isinstance(part, bytes):
         # As tables are, moved sideways on a phone, where its letters would be too small to read.
-        return f'<div class="scroll">{_image(heading, data, kind)}</div>'
+        return f'<div class="scroll">{_image(heading, part, "figure")}</div>'
     if isinstance(part, str):
         lines = part.count("\n") + 1
         return _folded(f"<pre>{html.escape(part)}</pre>", f"{lines} lines", lines > MANY_LINES)

@@ -1,16 +1,20 @@
 """`sharenets analyze`: files, page, and errors."""
 
 import argparse
+import io
 import json
 import re
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 
 from keras_sharenets import analysis, files
 from keras_sharenets.cli import analyze, main
 from keras_sharenets.models import create_model
+from keras_sharenets.rendering.figures import NARROW_DPI
+from keras_sharenets.rendering.page import page
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
 
 
@@ -53,8 +57,8 @@ def test_complete_analysis(folder, tmp_path):
     (maps,) = data["activations"]["plain"]
     assert (maps["layer"], sum(maps["images_per_class"])) == ("first", 50)
     assert np.sum(maps["strongest_by_class"]) == 50
-    page = (output / "index.html").read_text()
-    assert len(re.findall(r'<img alt="[^"]+" src="data:image/png;base64,iVBOR', page)) == 9
+    text = (output / "index.html").read_text()
+    assert len(re.findall(r'<img alt="[^"]+" src="data:image/png;base64,iVBOR', text)) == 9
     assert len(list(output.glob("*.png"))) == 9
 
 
@@ -107,7 +111,11 @@ def test_images_of_a_run_on_crops(tmp_path):
     places = {"crops": analyze._activations(asked, network, dataset)}
     images, sections = {}, {}
     assert analyze._filters([network], places, dataset, images, sections)["crops"]["layer"] == places["crops"][0].name
-    assert set(images) == {"kernels.png", "exciting.png"}
+    analyze._show_activations(places, dataset, images, sections)
+    assert set(images) == {"kernels.png", "exciting.png", "high.png", "strongest.png"}
+    # A phone shows all figures whole, with readable letters.
+    assert '<div class="scroll"><img' not in page("Figures", "", sections)
+    assert all(PIL.Image.open(io.BytesIO(image)).width <= 5.7 * NARROW_DPI for image in images.values())
 
 
 def test_bad_arguments_create_no_output(folder, tmp_path, capsys):
