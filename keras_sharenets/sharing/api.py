@@ -152,10 +152,17 @@ def _most_efficient(changes: Sequence[Change], left: dict[str, str]) -> list[Cha
 
 def _combined(first: Shared, second: Shared) -> Shared:
     """Combines the reports of two consecutive conversions."""
+    converted, names = {layer.path for layer in second.layers}, first.layer_names
+    # The second one also reports layers that the first one has made.
+    left = {
+        path: second.left.get(names.get(path, path), reason)
+        for path, reason in first.left.items()
+        if names.get(path, path) not in converted
+    }
     return dataclasses.replace(
         second,
         layers=first.layers + second.layers,
-        left={**first.left, **second.left},
+        left=left,
         parameters_before=first.parameters_before,
         layer_names={path: second.layer_names.get(name, name) for path, name in first.layer_names.items()},
     )

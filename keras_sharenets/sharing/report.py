@@ -42,7 +42,8 @@ class Shared:
     Attributes:
         model: functional `keras.Model`, not compiled.
         layers: a `SharedLayer` for each converted convolution.
-        left: dict from the path of each other convolution to the reason why it is unchanged.
+        left: dict from the path of each other convolution to the reason why it is unchanged, except for those that can
+            share and that `where` does not select.
         parameters_before, parameters: number of trainable parameters before and after, shared ones once.
         reordered: paths of the layers whose channels have a new order.
         layer_names: dict from the path of each convolution that can share to the name of its layer in `model`.

@@ -294,6 +294,16 @@ def test_sequence_of_schemes():
     assert any(isinstance(layer, ksn.layers.HighlySharedConv2D) for layer in shared.model.layers)
 
 
+def test_sequence_leaves_what_no_scheme_converts():
+    inputs = keras.Input((6, 6, 4))
+    x = keras.layers.Conv2D(4, 1, name="even")(inputs)
+    for name in ("odd1", "odd2", "odd3"):
+        x = keras.layers.Conv2D(5, 3, padding="same", name=name)(x)
+    shared = ksn.share(keras.Model(inputs, x), [ShareChannels(arrangements=2), ShareDepth("all")], where="*")
+    assert [layer.path for layer in shared.layers] == ["even", "odd2", "odd3"]
+    assert shared.left == {"odd1": "no other convolution of its shape in the network"}
+
+
 def test_where_refers_to_layers_of_the_original_network():
     """This also holds for later schemes, although the first one replaced layers and flattened nested models."""
     shared = ksn.share(
