@@ -283,6 +283,10 @@ def test_unknown_height_and_width():
         ({"input_shape": (8, 8)}, r"`input_shape` \(=\(8, 8\)\) must be `\(height, width, channels\)`"),
         ({"plane_orders": "any"}, r"`plane_orders` \(='any'\) must be one of 'distinct', 'shuffled'"),
         ({"stem": "resnet"}, r"`stem` \(='resnet'\) must be one of 'cifar', 'imagenet'"),
+        (
+            {"shortcut": "pad", "width": (32, 16)},
+            r"`width` \(=\(32, 16\)\) must not decrease with `shortcut` \(='pad'\)",
+        ),
         ({"shortcut": "none"}, r"`shortcut` \(='none'\) must be one of"),
         ({"num_classes": 0}, r"`num_classes` \(=0\) must be a positive integer"),
         ({"pooling": "sum"}, r"`pooling` \(='sum'\) must be one of None, 'avg', 'max'"),

@@ -138,6 +138,8 @@ def HSCNet(
     widths = _stage_widths(width)
     if shortcut == "pad" and stem_filters > widths[0]:
         raise ValueError(f"`stem_filters` (={stem_filters}) must be at most the first stage's width (={widths[0]}).")
+    if shortcut == "pad" and list(widths) != sorted(widths):
+        raise ValueError(f"`width` (={width!r}) must not decrease with `shortcut` (='pad').")
     counts = base.per_stage("blocks_per_stage", blocks_per_stage, len(widths))
     total_stride = 2 ** (len(widths) - 1) * (4 if stem == "imagenet" else 1)
     images = frame.images(total_stride)
