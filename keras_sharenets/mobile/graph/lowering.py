@@ -23,7 +23,6 @@ from keras_sharenets.layers.quantized_kernels import inner
 from keras_sharenets.layers.whitening import Whitening
 from keras_sharenets.mobile.graph import (  # Most are imported only to register their rules.
     moving_rules,  # noqa: F401
-    normalization_rules,  # noqa: F401
     product_rules,  # noqa: F401
     selection_rules,  # noqa: F401
     sequence_rules,  # noqa: F401
