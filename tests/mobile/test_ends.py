@@ -89,6 +89,19 @@ def test_inputs_other_than_pixels_keep_their_scale(tmp_path):
     np.testing.assert_array_equal(*outputs)
 
 
+@pytest.mark.parametrize("shape", [(4, 4, 1), (16,)])
+def test_numbers_below_zero_are_no_pixels(tmp_path, shape):
+    """Temperatures from -30 to 150: pixels outside 0 to 255 are rare and only in images."""
+    layer = keras.layers.Dense(2, use_bias=False)
+    model = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), layer])
+    temperatures = np.linspace(-30, 150, 16 * 16).reshape(16, *shape).astype("float32")
+    path = tmp_path / "net.tflite"
+    export_tflite(model, path, "int8", representative_data=temperatures)
+    (entry,) = describe_tflite(path)["inputs"]
+    assert (entry["dtype"], entry["scale"]) == ("uint8", pytest.approx(180 / 255, rel=0.01))
+    assert entry["zero_point"] == pytest.approx(255 / 6, abs=1)
+
+
 @pytest.mark.parametrize(("given", "partitions"), slow_after(1, [("uint8", 1), ("float32", 2)]))
 def test_operators_added_for_other_types(trained, digits, tmp_path, given, partitions):
     path = tmp_path / "net.tflite"

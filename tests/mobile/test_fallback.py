@@ -123,6 +123,36 @@ def test_float_output_of_a_converted_layer_is_not_rounded():
     np.testing.assert_allclose(result, model(given), atol=4 * 0.5)  # The rounding of eight inputs.
 
 
+def test_indices_of_integer_files_are_exact(tmp_path):
+    """A step between two integers of the file is 1, also for indices that `representative_data` lacks."""
+    inputs, path = keras.Input((3,), dtype="int32"), tmp_path / "net.tflite"
+    embedding = layers.Embedding(200, 4)
+    model = keras.Model(inputs, embedding(inputs))
+    given = np.arange(48).reshape(16, 3) % 101
+    export_tflite(model, path, "int8", representative_data=given, output_type="float32")
+    rare = np.array([[199, 150, 102]])
+    interpreter = file.open_tflite(path)
+    (end,) = interpreter.get_output_details()
+    (rows,) = file.run_examples(interpreter, (rare,), [end["index"]])
+    np.testing.assert_allclose(rows, np.asarray(embedding.embeddings)[rare], atol=1e-6)
+    many = keras.Model(inputs, layers.Embedding(1000, 4, name="words")(inputs))
+    with pytest.raises(ValueError, match=r"'words' cannot be written in int8: .* need more than 8 bits"):
+        export_tflite(many, path, "int8", representative_data=9 * given)
+
+
+def test_more_classes_than_8_bits(tmp_path):
+    inputs, path = keras.Input((300,)), tmp_path / "net.tflite"
+    model = keras.Model(inputs, ops.argmax(inputs, axis=-1, keepdims=True))
+    peaks = 200 * np.eye(300, dtype="float32")
+    with pytest.raises(ValueError, match=r'need more than 8 bits\. .* set `output_type="float32"`'):  # Seen: up to 199.
+        export_tflite(model, path, "int8", representative_data=peaks[:200])
+    export_tflite(model, path, "int8", representative_data=peaks[::20], output_type="float32")
+    interpreter = file.open_tflite(path)
+    (end,) = interpreter.get_output_details()
+    (classes,) = file.run_examples(interpreter, (peaks[[299, 7]],), [end["index"]])
+    assert classes.tolist() == [[299], [7]]
+
+
 def test_two_calls_of_a_converted_layer_share_its_constants(tmp_path):
     odd = TensorFlowConv2D(4, 3, padding="same", name="odd")
     export_tflite(network_around(lambda y: odd(odd(y))), tmp_path / "twice.tflite")

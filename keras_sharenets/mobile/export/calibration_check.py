@@ -147,7 +147,7 @@ def takes_pixels(graph: Graph, images: np.ndarray | None = None) -> bool:
     ends = _prepared_ends(_beginning(graph), tuple(shape))
     if np.abs(ends).max() <= _MEAN and np.ptp(ends) > 0:
         return True
-    return images is not None and are_pixels(images.min(), images.max())
+    return images is not None and are_pixels(images.min(), images.max(), images)
 
 
 def _preparation(beginning: list[Call], images: np.ndarray) -> _Evidence:

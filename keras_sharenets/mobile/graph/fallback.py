@@ -77,9 +77,24 @@ def lower_by_converter(
             constant = Constant(f"{layer.name}/constant", np.asarray(program(*_zeros(inputs))))
             outputs.append(graph.add("constant", layer.name, [], tensor.shape, attributes={"constant": constant}))
         else:
-            attributes = {"program": program, "whole": not tensor.dtype.startswith(("float", "bfloat"))}
+            attributes = {"program": program, "whole": _is_whole(tensor), **_places_of_integers(layer, call)}
             outputs.append(graph.add("converted", layer.name, inputs, tensor.shape, attributes=attributes))
     return outputs
+
+
+def _is_whole(tensor):
+    """Whether a traced tensor is integers or truth values."""
+    return not tensor.dtype.startswith(("float", "bfloat"))
+
+
+def _places_of_integers(layer, call):
+    """Attributes for the integers that a call reads, and the largest index that it can return."""
+    attributes: dict[str, Any] = {
+        "whole_inputs": tuple(place for place, tensor in enumerate(call.inputs) if _is_whole(tensor))
+    }
+    if type(layer) in _PLAIN and layer.axis is not None:
+        attributes["most"] = call.inputs[0].shape[layer.axis] - 1
+    return attributes
 
 
 def _zeros(inputs):

@@ -80,7 +80,8 @@ class Operation:
             `"gather"` along an axis (axis, indices), `"where"` of two values (condition: true for the first),
             `"stack"` of the groups of a strided channel shuffle along the batch axis (groups), `"identity"`, one of
             `UNARY` (`"hard_sigmoid"` only in integer files), and `"converted"` (program: result of TensorFlow's
-            converter for a call; whole: whether its outputs are integers, such as indices).
+            converter for a call; whole: whether its output is integers, such as indices; most: their largest possible
+            value, if known; whole_inputs: the places of its inputs that are integers).
         name: str, name of the layer.
         use: int, 0 for the first call of the layer, 1 for the second.
         inputs, output: `Value`s.

@@ -18,8 +18,9 @@ Range = tuple[float, float]
 # Operations that only move numbers: the integers do not change, so all their values have one scale.
 DATA_MOVEMENT = ("average_pool", "concat", "crop", "gather", "join", "max", "max_pool", "maximum", "min", "minimum")
 DATA_MOVEMENT += ("pad", "permute", "reshape", "resize", "slice", "stack", "transpose", "where")
-# Bicubic resizing gives pixel values slightly outside 0 to 255.
+# Bicubic resizing gives some pixel values slightly outside 0 to 255.
 PIXELS = (-32.0, 288.0)
+_OUTSIDE = 0.1
 # XNNPACK's multiplier of a sum of products must be below 256.
 _LARGEST_FACTOR = 128
 # A kernel with at least this many weights per distinct magnitude above 0 counts as clustered.
@@ -81,14 +82,13 @@ def quantize(
     for number in limited_values(graph):
         del measured[number]
     ranges = {**_tied(graph, measured), **learned}
-    for value in graph.inputs:
+    for value, array in zip(graph.inputs, representative_data, strict=True):
         low, high = ranges[value.number]
-        if whole_pixels and are_pixels(low, high):
+        if whole_pixels and len(value.shape) == 4 and are_pixels(low, high, array):
             ranges[value.number] = 0.0, 255.0
-    for operation in graph.operations:
-        if operation.attributes.get("whole"):
-            number = operation.output.number
-            ranges[number] = _with_whole_steps(*ranges[number])
+    for number, (_, most) in integers_of(graph).items():
+        low, high = ranges[number]
+        ranges[number] = _with_whole_steps(low, max(high, most))
     _add_room_for_masks(graph, ranges)
     kernels = _bias_fits(graph, ranges, kernels)
     ranges = _tied(graph, _wide_enough(graph, ranges, kernels))
@@ -110,9 +110,21 @@ def _add_room_for_masks(graph, ranges):
         ranges[number] = low - float(np.log(512 * length)), high
 
 
-def are_pixels(low: float, high: float) -> bool:
-    """Whether numbers with this minimum and maximum are pixel values from 0 to 255."""
-    return PIXELS[0] < low and 127 < high < PIXELS[1]
+def are_pixels(low: float, high: float, images: np.ndarray) -> bool:
+    """Whether images in this range are pixel values from 0 to 255, and not, for example, temperatures."""
+    near = PIXELS[0] < low and 127 < high < PIXELS[1]
+    return near and bool(np.mean((images < 0) | (images > 255)) < _OUTSIDE)
+
+
+def integers_of(graph: InferenceGraph) -> dict[int, tuple[str, float]]:
+    """`{value number: (layer, largest possible value)}` of the integers, such as indices, of converted layers."""
+    found: dict[int, tuple[str, float]] = {}
+    for operation in graph.operations:
+        if operation.attributes.get("whole"):
+            found[operation.output.number] = operation.name, operation.attributes.get("most", 0)
+        for place in operation.attributes.get("whole_inputs", ()):
+            found.setdefault(operation.inputs[place].number, (operation.name, 0))
+    return found
 
 
 def _bias_fits(graph, ranges, kernels):

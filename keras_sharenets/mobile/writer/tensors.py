@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value
-from keras_sharenets.mobile.graph.quantization import QuantizedGraph, affine_quantization
+from keras_sharenets.mobile.graph.quantization import QuantizedGraph, affine_quantization, integers_of
 from keras_sharenets.mobile.writer.flatbuffer import FileWriter
 from keras_sharenets.mobile.writer.kinds import rotated_groups, write_operation
 from keras_sharenets.mobile.writer.operators import Tensors
@@ -161,6 +161,7 @@ class Int8Tensors(Tensors):
         self._input_type, self._output_type = input_type, output_type
         self._filter_scales = {}
         self._reals = {}  # Tensors of operators that compute in float, by value number.
+        self._whole = integers_of(quantized.graph)
 
     def input(self, value: Value) -> int:
         if self._input_type == "int8":
@@ -199,16 +200,27 @@ class Int8Tensors(Tensors):
 
     def value(self, value: Value) -> int:
         if value.number in self._reals and value.number not in self._values:
+            self._check_whole(value)
             real, inside = self._reals[value.number], super().value(value)
             self.writer.operator("QUANTIZE", 1, [real], [inside])
         return super().value(value)
 
     def real(self, value: Value) -> int:
         if value.number not in self._reals:
+            self._check_whole(value)
             inside, real = self.value(value), self.writer.tensor(value.shape, "float32", name="t")
             self.writer.operator("DEQUANTIZE", 2, [inside], [real])
             self._reals[value.number] = real
         return self._reals[value.number]
+
+    def _check_whole(self, value: Value) -> None:
+        """Raises an error for integers, such as indices, that 8 bits would round."""
+        if value.number in self._whole and self._quantized.values[value.number].scale != 1:
+            name, _ = self._whole[value.number]
+            raise UnquantizableError(
+                f"Layer '{name}' cannot be written in int8: it reads or returns integers, such as indices, that need"
+                ' more than 8 bits. Export the network in float, or, for an output, set `output_type="float32"`.'
+            )
 
     def give_real(self, value: Value, tensor: int) -> None:
         self._reals[value.number] = tensor
