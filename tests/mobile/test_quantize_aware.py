@@ -54,6 +54,16 @@ def test_values_that_only_a_bound_reads_are_not_quantized():
     assert bounded.startswith("clip")
 
 
+def test_indices_are_not_quantized():
+    inputs = keras.Input((10,), dtype="int32")
+    embedding = keras.layers.Embedding(10, 3, embeddings_initializer="he_normal")
+    q = mobile.quantize_aware(keras.Model(inputs, embedding(inputs)))
+    indices = np.arange(10)[None]
+    q(indices, training=True)  # Sets the ranges.
+    vectors = np.asarray(embedding.embeddings)[None]
+    assert_close(q(indices), vectors, np.ptp(vectors) / 255)
+
+
 def test_outputs_keep_their_names():
     inputs = keras.Input((4,))
     x = keras.layers.Dense(4, activation="relu", name="hidden")(inputs)

@@ -95,8 +95,10 @@ def _ranges(traced):
     graph = scales.prepare_int8(passes.simplify(lowered), lambda site: False)
     groups, tensors = tied_values(graph), {}
     for tensor in (*traced.inputs, *(output for call in traced.calls for output in call.outputs)):
-        # A layer that does nothing in inference returns its input value: the first tensor represents it.
-        tensors.setdefault(values[tensor.number].number, tensor.number)
+        # A layer that does nothing in inference returns its input value: the first tensor represents it. Integers, such
+        # as indices, are exact in a file.
+        if tensor.dtype.startswith(("float", "bfloat")):
+            tensors.setdefault(values[tensor.number].number, tensor.number)
     ranges, quantized, limited = {}, set(), limited_values(graph)
     for value, kind, sources in (
         *((value, "input", ()) for value in graph.inputs),
