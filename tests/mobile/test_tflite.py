@@ -303,6 +303,21 @@ def test_other_backend(plain, tmp_path, monkeypatch):
         export_tflite(plain, tmp_path / "m.tflite")
 
 
+def test_scores_whose_squares_overflow(tmp_path):
+    """The measures of agreement have no unit: a layer that multiplies by 1e24 does not change them."""
+    reports = []
+    for scale in (1, 1e24):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((6,))
+        model = keras.Model(inputs, keras.layers.Rescaling(scale)(keras.layers.Dense(3)(inputs)))
+        data = np.random.default_rng(0).normal(0, 1, (8, 6)).astype("float32")
+        reports.append(export_tflite(model, tmp_path / "net.tflite", "int8", representative_data=data))
+    one, other = reports
+    assert other.score_error == pytest.approx(one.score_error, rel=0.1)
+    assert other.score_variation == pytest.approx(one.score_variation, rel=0.1)
+    assert other.tells
+
+
 def test_constant_network_causes_a_warning(tmp_path, digits):
     """Agreement is meaningless if all outputs are equal: the report has a warning instead."""
     inputs = keras.Input((8, 8, 1))

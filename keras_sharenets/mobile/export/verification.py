@@ -251,6 +251,7 @@ def _compare(
     head: Head, outputs: np.ndarray, scores: np.ndarray, right_outputs: np.ndarray, right_scores: np.ndarray
 ) -> Agreement:
     """The `Agreement` of one output."""
+    scores, right_scores = scores.astype("float64"), right_scores.astype("float64")  # Squares of 1e20 overflow.
     length = max(np.linalg.norm(right_scores), np.finfo(np.float32).tiny)
     variation = np.linalg.norm(right_scores - right_scores.mean(axis=0)) / length
     return Agreement(
