@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from keras_sharenets import _checks, precisions
@@ -68,10 +69,10 @@ def choose(target: str | None, **arguments: Any) -> dict[str, Any]:
             known |= {"input_type": None, "output_type": None}
         program, refused = _REFUSED.get(target, ("", {}))
         for name, values in refused.items():
-            if arguments[name] in values:
+            given = arguments[name]
+            if any(each in values for each in (given.values() if isinstance(given, Mapping) else (given,))):
                 raise ValueError(
-                    f"`{name}` (={arguments[name]!r}) does not work with `target` (={target!r}): {program} rejects "
-                    "such files."
+                    f"`{name}` (={given!r}) does not work with `target` (={target!r}): {program} rejects such files."
                 )
         arguments = {name: known[name] if value is None else value for name, value in arguments.items()}
     return arguments | {"quantization": precisions.without_alias(arguments["quantization"])}

@@ -108,6 +108,21 @@ def test_invalid_files(plain, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half.tflite", "none.tflite"]
 
 
+def test_dynamic_quantization_is_refused(plain, tmp_path):
+    pytest.importorskip("ai_edge_quantizer")
+    export_tflite(plain, tmp_path / "net.tflite", "dynamic_int8")
+    with pytest.raises(ValueError, match="has integer weights for float values"):
+        write_c_array(tmp_path / "net.tflite", tmp_path / "net")
+
+
+def test_outputs_that_cannot_be_written(plain, tmp_path):
+    export_tflite(plain, tmp_path / "float.tflite")
+    with pytest.raises(ValueError, match=r"must not end in a word of C or C\+\+ \(=float\)"):
+        write_c_array(tmp_path / "float.tflite", tmp_path / "float.c")
+    with pytest.raises(ValueError, match=r"`output` .*float.tflite is a file"):
+        write_c_array(tmp_path / "float.tflite", tmp_path / "float.tflite" / "net")
+
+
 def test_missing_operators_are_named(tmp_path):
     """LiteRT for Microcontrollers has no GELU and no integer logarithm."""
     inputs = keras.Input((4,))

@@ -1,6 +1,7 @@
 """Defaults of export targets, and explicit arguments that override them."""
 
 import math
+import re
 
 import keras
 import pytest
@@ -57,12 +58,16 @@ def test_explicit_arguments_take_precedence():
     [
         ("microcontroller", "quantization", "float16", "LiteRT for Microcontrollers"),
         ("microcontroller", "quantization", "dynamic_int8", "LiteRT for Microcontrollers"),
+        ("microcontroller", "quantization", {"stem": None, "*": "dynamic_int8"}, "LiteRT for Microcontrollers"),
         ("npu", "quantization", "float16", "Vela"),
         ("browser", "input_type", "int8", "LiteRT.js"),
     ],
 )
 def test_arguments_unsupported_by_the_target(target, name, value, program):
-    message = rf"`{name}` \(='{value}'\) does not work with `target` \(='{target}'\): {program} rejects such files"
+    message = (
+        rf"`{name}` \(={re.escape(repr(value))}\) does not work with `target` \(='{target}'\): {program} rejects"
+        " such files"
+    )
     with pytest.raises(ValueError, match=message):
         choose(target, **UNSAID | {name: value})
 

@@ -30,6 +30,13 @@ _AVAILABLE = """
     TRANSPOSE_CONV UNIDIRECTIONAL_SEQUENCE_LSTM UNPACK VAR_HANDLE WHILE ZEROS_LIKE ethos-u
 """
 _FLOAT_ONLY = ("EXP", "LOG", "SQRT")
+# Words of C and C++ that cannot name an array.
+_WORDS = """
+    alignas alignof and asm auto bool break case catch char class const constexpr continue default delete do double else
+    enum explicit export extern false float for friend goto if inline int long main mutable namespace new not nullptr
+    operator or private protected public register restrict return short signed sizeof static struct switch template this
+    throw true try typedef typeid typename typeof union unsigned using virtual void volatile while xor
+"""
 # Numbers per line.
 _LINE = 20
 _SOURCE = """\
@@ -97,16 +104,27 @@ def write_c_array(path: str | os.PathLike, output: str | os.PathLike) -> list[st
         `MicroMutableOpResolver<NAME_operator_count>`.
 
     Raises:
-        ValueError: the file does not exist, is not a TFLite file, has float16 weights, which that interpreter cannot
-            convert, or needs an operator that it does not have.
+        ValueError: the file does not exist, is not a TFLite file, has float16 weights or dynamic quantization, which
+            that interpreter does not support, or needs an operator that it does not have; or `output` cannot be
+            written, or ends in a word of C.
     """
     data, output = file.read_bytes(path), pathlib.Path(output)
     model = file.parse_named(data, path)
     if "float16" in file.constant_bytes(model):
         raise ValueError(f"{path} has float16 weights, which LiteRT for Microcontrollers cannot convert: use int8.")
+    if _mixes_types(model):
+        raise ValueError(
+            f"{path} has integer weights for float values (dynamic quantization), which LiteRT for Microcontrollers"
+            " does not support: use int8."
+        )
     if output.suffix == ".c":
         output = output.with_suffix("")
     name = re.sub(r"\W|^(?=\d)", "_", output.name, flags=re.ASCII)
+    if name in _WORDS.split():
+        raise ValueError(
+            f"`output` (={str(output)!r}) must not end in a word of C or C++ (={name}): it names the array."
+        )
+    files.check_writable(output.with_name(f"{output.name}.c"), "output")
     operators = sorted(file.operator_counts(model))
     missing = _missing(model)
     if missing:
@@ -143,6 +161,17 @@ def _missing(model: file.Model) -> list[str]:
         elif name in _FLOAT_ONLY and file.TYPES[tensors(inputs[0]).Type()] != "float32":
             found.add(f"{name} of integers")
     return sorted(found)
+
+
+def _mixes_types(model: file.Model) -> bool:
+    """Whether an operator reads float values and integer weights."""
+    tensors = model.Subgraphs(0).Tensors
+    for _, inputs, _ in file.operators(model):
+        read = [tensors(index) for index in inputs if index >= 0]
+        kinds = {(file.TYPES[each.Type()], bool(model.Buffers(each.Buffer()).DataLength())) for each in read}
+        if ("float32", False) in kinds and kinds & {("int8", True), ("int4", True)}:
+            return True
+    return False
 
 
 def _method(operator: str) -> str:
