@@ -113,7 +113,8 @@ class Head:
             )
         if len(names) != self.classes:
             why = ", since its single sigmoid distinguishes two" if self.kind == "binary" else ""
-            raise ValueError(f"{name} has {len(names)} entries, but the network has {self.classes} classes{why}.")
+            count = f"{len(names)} {'entry' if len(names) == 1 else 'entries'}"
+            raise ValueError(f"{name} has {count}, but the network has {self.classes} classes{why}.")
         for entry in names:
             lines = entry.replace("\0", "\n").splitlines() if isinstance(entry, str) else ()  # 0 ends a string in C.
             if len(lines) != 1 or entry.strip() != entry:

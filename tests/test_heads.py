@@ -95,7 +95,7 @@ def test_a_value_has_no_classes():
 @pytest.mark.parametrize(
     ("head", "names", "message"),
     [
-        (BINARY, ["dog"], r"has 1 entries, but the network has 2 classes, since its single sigmoid distinguishes two"),
+        (BINARY, ["dog"], r"has 1 entry, but the network has 2 classes, since its single sigmoid distinguishes two"),
         (MULTILABEL, ["a", "b"], "has 2 entries, but the network has 3 classes"),
         (head_of_end(SOFTMAX, 3), "abc", "must be a sequence of strings, not one string"),
         (head_of_end(SOFTMAX, 3), {"a", "b", "c"}, "in the order of the classes, not a set"),

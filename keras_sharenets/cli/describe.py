@@ -38,6 +38,10 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"`--classes` applies to named networks only, not to {arguments.target}.")
     if arguments.input_shape is not None and arguments.target.endswith(".tflite"):
         raise ValueError(f"`--input-shape` does not apply to .tflite files such as {arguments.target}.")
+    if arguments.format == "csv" and arguments.target.endswith(".tflite"):
+        raise ValueError(
+            f"`--format csv` does not apply to .tflite files such as {arguments.target}: their data is JSON."
+        )
     check_paths(arguments.target)
 
 

@@ -16,11 +16,12 @@ from keras_sharenets import _checks, precisions, targets
 from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
 from keras_sharenets.cli.command import Answer, say
 from keras_sharenets.extras import ONNX_PACKAGES, require
-from keras_sharenets.files import check_paths
+from keras_sharenets.files import LABELS, check_paths, check_writable
 from keras_sharenets.rendering.tables import text_table
 from keras_sharenets.training.run.export import CHOICES, FORMATS, HUB, ONNX, TFLITE, check_exportable, export_run
 
 if TYPE_CHECKING:
+    import keras
     import numpy as np
 
     from keras_sharenets.mobile.export.onnx import ONNXReport
@@ -116,9 +117,18 @@ def check(arguments: argparse.Namespace) -> None:
         )
     if ONNX in (arguments.to, *(arguments.formats or ())):
         require(*ONNX_PACKAGES)
-    check_paths(arguments.target)
+    check_paths(arguments.target, arguments.representative_data)
+    if arguments.representative_data is not None and not pathlib.Path(arguments.representative_data).is_dir():
+        told = arguments.representative_data
+        raise ValueError(f"`--representative-data` (={told}) must be a folder that contains images, but is a file.")
     if arguments.output and pathlib.Path(arguments.output).resolve() == pathlib.Path(arguments.target).resolve():
         raise ValueError(f"`--output` (={arguments.output}) must differ from the network, which it would replace.")
+    if arguments.output and not of_run:
+        output = pathlib.Path(arguments.output)
+        if arguments.to == "c_array":
+            output = pathlib.Path(f"{str(output).removesuffix('.c')}.c")
+        if arguments.to != "saved_model" or not output.exists():  # The export itself refuses an existing folder.
+            check_writable(output, "--output")
 
 
 def _option(name):
@@ -141,9 +151,14 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.training.run.finished import crops_of_file
 
     model = files.load_model(arguments.target)
-    class_names = files.read_labels(arguments.target)
     file, images = pathlib.Path(arguments.target), None
+    class_names = None if arguments.to == "c_array" else _class_names(model, file)
     if arguments.representative_data is not None:
+        if len(getattr(model, "inputs", ())) > 1:
+            raise ValueError(
+                f"`--representative-data` is for one input of images, but {file} has {len(model.inputs)} inputs: export"
+                " it in Python (`keras_sharenets.mobile.export_tflite`), with an array for each input."
+            )
         crops = crops_of_file(file)
         images = representative_images(arguments.representative_data, model.input_shape[1:], arguments.images, crops)
     if arguments.to == "saved_model":
@@ -162,7 +177,7 @@ def run(arguments: argparse.Namespace) -> Answer:
             pathlib.Path(folder, target.name) if to_c else target,
             quantization=arguments.quantization,
             representative_data=images,
-            class_names=None if to_c else class_names,
+            class_names=class_names,
             prefer=arguments.prefer or ("memory" if to_c else "size"),
             max_bytes=arguments.max_bytes,
             input_type=arguments.input_type or end_type,
@@ -175,6 +190,22 @@ def run(arguments: argparse.Namespace) -> Answer:
     if report.fallback_layers:
         text += "\nlayers without a lowering rule run in float, as converted by TensorFlow"
     return Answer(text, dataclasses.asdict(report) | {"repetition": report.repetition})
+
+
+def _class_names(model: keras.Model, path: pathlib.Path) -> Sequence[str] | None:
+    """The class names in the file next to a network, if any; an error names that file if they do not fit."""
+    from keras_sharenets import files
+    from keras_sharenets.analysis.graph import is_functional, trace
+    from keras_sharenets.heads import heads_of
+
+    names = files.read_labels(path)
+    if names is None or not is_functional(model):
+        return names
+    heads = heads_of(trace(model))
+    place = path.with_name(LABELS)
+    if len(heads) > 1:
+        raise ValueError(f"{place} has class names, which require a network with one output; {path} has {len(heads)}.")
+    return heads[0].check_names(names, str(place))
 
 
 def representative_images(folder: str, shape: Sequence[int], count: int, crops: str = "none") -> np.ndarray:

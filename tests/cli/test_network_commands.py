@@ -97,6 +97,7 @@ def test_describe_classes_and_input_shape_of_files(sharenets, tmp_path):
     for words, message in (
         ((file, "--classes", 3), "applies to named networks only, not to"),
         (("net.tflite", "--input-shape", 8, 8, 1), "does not apply to .tflite files"),
+        (("net.tflite", "--format", "csv"), "does not apply to .tflite files"),
         ((file, "--input-shape", 8, 8, 3), "must agree with the inputs"),
         (("resnet_8", "--input-shape", 0, 0, 3), "`--input-shape` (=0 0 3) must be three positive integers: the multi"),
         ((file,), "`input_shape` must specify the unknown dimensions"),
@@ -308,6 +309,10 @@ def bad_arguments(folder):
     maps, vector = keras.layers.Conv2D(2, 1)(inputs), keras.layers.Dense(2)(keras.layers.Flatten()(inputs))
     files.save_model(keras.Model(inputs, maps), folder / "maps.keras")
     files.save_model(keras.Model(inputs, [maps, vector]), folder / "two.keras")
+    inputs_2, named = folder / "apart" / "inputs.keras", folder / "named"
+    files.save_model(keras.Model([inputs, keras.Input((8, 8, 3))], vector), inputs_2)
+    files.save_model(keras.Model(inputs, vector), named / "net.keras")
+    files.write_labels(named, ["cat"])
     broken, foreign = folder / "broken", folder / "foreign"
     keras.Model(inputs, vector).export(foreign, verbose=False)
     for trial, text in ((broken, "{"), (foreign, '{"name": "resnet_164", "arguments": {"color": 1}}')):
@@ -337,6 +342,12 @@ def bad_arguments(folder):
         ),
         (("export", net, "--quantization", "stem=int8"), "`--quantization` assigns 'int8' to a layer, but must assign"),
         (("export", net, "--calibration", folder / "empty"), "must be a folder that contains images"),
+        (("export", net, "--calibration", folder / "none"), "There is no file or folder"),
+        (("export", net, "--calibration", folder / "text.png"), "must be a folder that contains images, but is a file"),
+        (("export", net, "--output", folder / "text.png" / "a.tflite"), "`--output` (='"),
+        (("export", net, "--to", "c_array", "--output", folder / "text.png" / "a"), "text.png is a file."),
+        (("export", inputs_2, "--calibration", images), "for one input of images, but"),
+        (("export", named / "net.keras"), "labels.txt has 1 entry, but the network has 2 classes"),
         (("export", net, "--calibration", images, "--pictures", 0), "`--images` (=0) must be a positive integer"),
         (("export", net, "--images", 9), "`--images` requires `--representative-data FOLDER`"),
         (("export", net, "--to", "saved_model", "--max-bytes", 0), "does not apply to `--to saved_model`"),

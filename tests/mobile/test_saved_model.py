@@ -152,7 +152,7 @@ def test_existing_folder(plain, tmp_path, monkeypatch):
     [
         ((4, 4, 2), {}, "must take images of 1 or 3 channels"),
         ((None, 4, 3), {}, "Export needs a fixed image size"),
-        ((4, 4, 3), {"class_names": ["a"]}, "`class_names` has 1 entries, but the network has 2 classes"),
+        ((4, 4, 3), {"class_names": ["a"]}, "`class_names` has 1 entry, but the network has 2 classes"),
         (
             (4, 4, 3),
             {"representative_data": np.zeros((2, 4, 4, 1))},
