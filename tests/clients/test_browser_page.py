@@ -85,6 +85,14 @@ def test_examples_and_invalid_image(page, folder):
     assert "is not an image" in page.inner_text("#status")
 
 
+def test_same_image_again_and_dropped_text(page, folder):
+    predictions_after(page, lambda: page.set_input_files("#file", folder / "1.png"))
+    # Otherwise a browser reports no change if the same file is chosen again.
+    assert page.input_value("#file") == ""
+    page.evaluate("document.dispatchEvent(new DragEvent('drop', {dataTransfer: new DataTransfer()}))")
+    assert "Drop an image file" in page.inner_text("#status.error")
+
+
 @pytest.mark.parametrize("width", [320, 390, 1100])
 def test_page_fits_the_screen(page, width):
     page.set_viewport_size({"width": width, "height": 800})

@@ -6,8 +6,11 @@ import hashlib
 import io
 import json
 import shutil
+import socketserver
 import subprocess
 import tarfile
+import threading
+import zipfile
 
 import keras
 import numpy as np
@@ -138,19 +141,24 @@ def test_invalid_arguments(net, archives, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "net.tflite").write_bytes(net.read_bytes())
     (tmp_path / "text.jpg").write_text("no image")
+    shutil.copy(net, tmp_path / "labeled.tflite")
+    with zipfile.ZipFile(tmp_path / "labeled.tflite", "a") as archive:
+        archive.writestr("labels.txt", "only\n")
     cases = [
         ([], {}, "`paths` is empty"),
         ([two], {}, r"takes \(1, 6, 6, 2\); the page provides one image of 1 or 3 channels"),
         ([maps], {}, r"gives \(1, 6, 6, 2\); the page shows one vector of classes"),
         ([free], {}, "declares a dimension as -1, which LiteRT.js refuses"),
         ([tmp_path / "none.tflite"], {}, "There is no file"),
+        ([tmp_path / "labeled.tflite"], {}, r"has 1 class name\(s\), but \d classes"),
         ([net, tmp_path / "other" / "net.tflite"], {}, "two files called net.tflite"),
         ([net], {"examples": [tmp_path / "text.jpg"]}, "text.jpg"),
+        ([net], {"output": tmp_path / "text.jpg" / "site"}, "must be in a folder, but .*text.jpg is a file"),
         ([net], {"runtime": tmp_path}, "has no litertjs-core-2.5.3.tgz: npm pack @litertjs/core@2.5.3"),
     ]
     for paths, options, message in cases:
         with pytest.raises(ValueError, match=message):
-            site.write_site(paths, target, **{"runtime": archives, **options})
+            site.write_site(paths, **{"output": target, "runtime": archives, **options})
         assert not target.exists()
     (archives / "litertjs-core-2.5.3.tgz").write_bytes(b"something else")
     with pytest.raises(ValueError, match=r"is not @litertjs/core 2.5.3 as npm lists it"):
@@ -171,7 +179,19 @@ def test_types_unsupported_by_litert_js(net, archives, tmp_path, monkeypatch, en
         site.write_site([net], tmp_path / "site", runtime=archives)
 
 
+class _Refusing(socketserver.BaseRequestHandler):
+    """Closes a connection without an answer."""
+
+    def handle(self):
+        self.request.recv(1024)
+
+
 def test_failed_download(net, tmp_path, monkeypatch):
+    with socketserver.TCPServer(("127.0.0.1", 0), _Refusing) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setenv("npm_config_registry", f"http://127.0.0.1:{server.server_address[1]}")
+        with pytest.raises(ValueError, match=r"core-2.5.3.tgz cannot be downloaded \(Remote end closed connection"):
+            site.write_site([net], tmp_path / "site")
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
     with pytest.raises(ValueError, match=r"http://127.0.0.1:9/@litertjs/core/-/core-2.5.3.tgz cannot be downloaded"):
         site.write_site([net], tmp_path / "site")

@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import gzip
 import hashlib
+import http.client
 import io
 import math
 import os
@@ -17,7 +18,6 @@ import pathlib
 import shutil
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
@@ -120,6 +120,7 @@ def write_site(
     output = pathlib.Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"`output` (={str(output)!r}) exists and is not an empty folder.")
+    files.check_writable(output / "index.html", "output")
     _check_names(paths)
     networks = [describe(path) for path in paths]
     longest = max(max(network["shape"][:2]) for network in networks)
@@ -164,6 +165,8 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
     if any(-1 in np.ravel(main.Tensors(end(0)).ShapeSignatureAsNumpy()) for end in (main.Inputs, main.Outputs)):
         raise ValueError(f"{path} declares a dimension as -1, which LiteRT.js refuses: convert it for a batch of 1.")
     head, stored_and_used = file.head(model), file.kernel_bytes(model)
+    if found["labels"] is not None and head.kind != "value" and len(found["labels"]) != head.classes:
+        raise ValueError(f"{path} has {len(found['labels'])} class name(s), but {head.classes} classes.")
     return {
         "name": pathlib.Path(path).stem,
         "file": pathlib.Path(path).name,
@@ -230,7 +233,7 @@ def _read_archive(package, runtime):
     try:
         with urllib.request.urlopen(package.url, timeout=60) as response:
             return response.read()
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, http.client.HTTPException) as error:  # Also of a connection that ends early.
         raise ValueError(
             f"{package.url} cannot be downloaded ({error}). On a machine with a network connection, run npm pack"
             f" {package.name}@{package.version}, and pass the folder of the archives as `runtime`."

@@ -178,6 +178,7 @@ const startCamera = guarded(async () => {
   const video = at("video");
   video.srcObject = camera;
   await video.play();
+  say("");
   let recent = [];
   let running = current;
   while (camera) {
@@ -243,12 +244,19 @@ at("drop").addEventListener("keydown", (event) => {
     at("file").click();
   }
 });
-at("file").addEventListener("change", (event) => open(event.target.files[0]));
+at("file").addEventListener("change", (event) => {
+  const [chosen] = event.target.files;
+  event.target.value = ""; // The same file can be chosen again.
+  open(chosen);
+});
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
     at("drop").classList.toggle("over", kind === "dragover");
-    if (kind === "drop") open(event.dataTransfer.files[0]);
+    if (kind !== "drop") return;
+    const [dropped] = event.dataTransfer.files;
+    if (dropped) open(dropped);
+    else say("Drop an image file: this was a text or a link.", true);
   });
 }
 start();
