@@ -141,6 +141,13 @@ def test_data_set_without_a_test_split(tmp_path):
     assert "20 % of each class are the test split (seed 0)" in dataset.note
 
 
+def test_images_with_transparency_are_refused_on_every_backend(tmp_path):
+    """Pillow, which decodes on JAX, would drop the fourth channel, and so would every program that uses the network."""
+    write_tfds(tmp_path, "clear", (4, 4, 4), {"train": [(np.zeros((4, 4, 4), "uint8"), label) for label in range(3)]})
+    with pytest.raises(ValueError, match=r"its images have 4 channels, but must have 1 \(gray\) or 3 \(RGB\)"):
+        load("clear", data_dir=tmp_path)
+
+
 def test_order_of_images_does_not_depend_on_the_backend(tmp_path, monkeypatch):
     # More than 16 images in one of several files: by default, TFDS takes 16 of each file in turn.
     monkeypatch.setattr(sys.modules[__name__], "IMAGES_PER_FILE", 20)

@@ -77,7 +77,7 @@ def load_tfds(name: str, source: DataSource) -> Dataset:
         A `Dataset`; its note states if the images were stored with lossy compression.
 
     Raises:
-        ValueError: the data set is missing, cannot be read, or has no images with labels.
+        ValueError: the data set is missing, cannot be read, or has no images with labels and 1 or 3 channels.
         ModuleNotFoundError: TensorFlow Datasets is missing: pip install 'keras_sharenets[data]'.
     """
     theirs, title = NAMES.get(name, (name, name))
@@ -117,6 +117,8 @@ def _load(folder: pathlib.Path, name: str, title: str, source: DataSource) -> Da
     image, label = _keys(builder)
     shape = builder.info.features[image].shape
     wanted = source.input_shape
+    if shape[-1] not in (None, 1, 3):
+        raise ValueError(f"its images have {shape[-1]} channels, but must have 1 (gray) or 3 (RGB)")
     if None in shape:
         shape = with_unknown_sides(wanted or (0, 0, shape[-1] or 3))
         read = functools.partial(_records, builder, image, label, shape)
