@@ -262,6 +262,17 @@ def test_l2_normalization_operator_is_used_in_int8_only():
         assert not zeros.any()
 
 
+def test_numbers_that_stand_for_missing_classes_leave_others_exact():
+    inputs, allowed = keras.Input((4,)), np.array([True, False, True, True])
+    model = keras.Model(inputs, ops.where(allowed, inputs, -1e9))
+    given = np.random.default_rng(0).uniform(-4, 4, (16, 4)).astype("float32")
+    for quantization, bound in ((None, 1e-6), ("int8", 0.02)):
+        data = convert(model, given, quantization=quantization, **({"output_type": "float32"} if quantization else {}))
+        (result,) = outputs_of(data, given)
+        np.testing.assert_allclose(result[:, allowed], given[:, allowed], atol=bound)
+        np.testing.assert_allclose(result[:, 1], -1e9)
+
+
 def test_float16_constants_stay_finite():
     inputs = keras.Input((4,))
     model, ones = keras.Model(inputs, layers.Rescaling(1e6)(inputs)), np.ones((1, 4), "float32")

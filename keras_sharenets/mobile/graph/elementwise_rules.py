@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras import activations, layers, ops
 
 from keras_sharenets.analysis.graph import Call, Tensor
-from keras_sharenets.mobile.graph.inference_graph import Value
+from keras_sharenets.mobile.graph.inference_graph import FAR, Value
 from keras_sharenets.mobile.graph.rules import (
     RULES,
     GraphBuilder,
@@ -323,6 +323,11 @@ def _where(graph, layer, call, x, shape):
     if isinstance(condition, Tensor) or len(branches) != 2:
         raise refuse(layer, call.path, "has a condition that depends on the input.")
     tensors, values, rank = iter(x), [], len(shape)
+    chosen = aligned(layer, call.path, array(condition, "bool"), rank)
+    for branch, stays in zip(branches, (~chosen, chosen), strict=True):
+        if not isinstance(branch, Tensor) and np.abs(array(branch)).max() >= FAR and len(x[0].shape) == rank:
+            numbers = aligned(layer, call.path, array(branch), rank)
+            return graph.add("fill", layer.name, x, shape, attributes={"condition": stays, "numbers": numbers})
     for name, branch in zip(("x1", "x2"), branches, strict=True):
         if isinstance(branch, Tensor):
             values.append(next(tensors))
@@ -331,7 +336,6 @@ def _where(graph, layer, call, x, shape):
             values.append(constant(graph, layer, name, lambda numbers=numbers: numbers[0]))
     if any(len(value.shape) != rank for value in values):
         raise refuse(layer, call.path, "cannot be exported to TFLite with tensors of different ranks.")
-    chosen = aligned(layer, call.path, array(condition, "bool"), rank)
     return graph.add("where", layer.name, values, shape, attributes={"condition": chosen})
 
 

@@ -26,9 +26,11 @@ Materialize = Callable[[CallSite], bool]
 BATCH = 32
 PROBABILITIES = ("softmax", "sigmoid")
 # Kinds that compute in float in integer files, too.
-FLOAT = ("divide", "converted")
+FLOAT = ("divide", "fill", "converted")
 # A score whose softmax is 0 beside every other one.
 EXCLUDED = np.float32(-1e9)
+# The least magnitude of numbers that stand for missing values.
+FAR = 1e4
 # Elementwise functions of an operation and its input.
 UNARY: dict[str, Callable[..., Any]] = {
     "sigmoid": lambda operation, x: ops.sigmoid(x),
@@ -77,7 +79,8 @@ class Operation:
             over the image, axes), `"resize"` (mode), `"crop"` (start), `"transpose"` (order), `"reshape"`,
             `"softmax"` of vectors along the last axis (and, in attention, mask: true for the entries that count),
             `"l2_normalize"` likewise, `"slice"` and `"permute"` of channels (start and, out of a stack, row; indices),
-            `"gather"` along an axis (axis, indices), `"where"` of two values (condition: true for the first),
+            `"gather"` along an axis (axis, indices), `"where"` of two values (condition: true for the first), `"fill"`
+            with numbers far outside the range of other values (numbers, condition: true where the value stays),
             `"stack"` of the groups of a strided channel shuffle along the batch axis (groups), `"identity"`, one of
             `UNARY` (`"hard_sigmoid"` only in integer files), and `"converted"` (program: result of TensorFlow's
             converter for a call; whole: whether its output is integers, such as indices; most: their largest possible
@@ -349,6 +352,7 @@ _LINEAR = {
     "stack": _stack,
     "permute": lambda operation, x: ops.take(x, operation.attributes["indices"], axis=-1),
     "gather": lambda operation, x: ops.take(x, operation.attributes["indices"], axis=operation.attributes["axis"]),
+    "fill": lambda operation, x: ops.where(operation.attributes["condition"], x, operation.attributes["numbers"]),
     "where": lambda operation, x, y: ops.where(operation.attributes["condition"], x, y),
     "resize": _resize,
     "crop": _crop,

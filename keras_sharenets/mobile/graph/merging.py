@@ -8,12 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value, reduced_axes
+from keras_sharenets.mobile.graph.inference_graph import FAR, Constant, InferenceGraph, Operation, Value, reduced_axes
 from keras_sharenets.mobile.graph.quantization import tied_values
 
 _REDUCTIONS = ("mean", "max", "min")
-# The softmax of a score that is lower than the others by such a number is 0.
-_TOO_LOW = -1e4
 
 
 def merge_equal(graph: InferenceGraph) -> InferenceGraph:
@@ -229,21 +227,21 @@ def merge_masks(graph: InferenceGraph) -> InferenceGraph:
 
 def _masked(operation: Operation, made: dict[int, Operation]) -> tuple[Value, np.ndarray] | None:
     """The scores that an operation masks, and the mask: true for those that count; `None` for other operations."""
+    if operation.kind == "fill":
+        low = operation.attributes["numbers"].max() <= -FAR and operation.inputs[0].shape == operation.output.shape
+        return (operation.inputs[0], operation.attributes["condition"]) if low else None
     if operation.kind == "where":
         condition = operation.attributes["condition"]
         for (x, other), mask in ((operation.inputs, condition), (operation.inputs[::-1], ~condition)):
-            low = _constant_of(other, made)
-            if low is None:
-                source, added = _addend(made.get(other.number), made) or (None, None)
-                low = added if source == x else None
-            if low is not None and low.max() <= _TOO_LOW and x.shape == operation.output.shape:
+            found = _addend(made.get(other.number), made)
+            if found and found[0] == x and found[1].max() <= -FAR and x.shape == operation.output.shape:
                 return x, mask
         return None
     found = _addend(operation, made)
     if found is None or found[0].shape != operation.output.shape:
         return None
     x, added = found
-    if not np.all((added == 0) | (added <= _TOO_LOW)):
+    if not np.all((added == 0) | (added <= -FAR)):
         return None
     return x, (added == 0).reshape((1,) * (len(x.shape) - added.ndim) + added.shape)
 

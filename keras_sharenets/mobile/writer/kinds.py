@@ -294,6 +294,15 @@ def _select(tensors, condition, x, y, target):
     add_operator(tensors, "SELECT_V2", [number, x, y], target, options_of("SelectV2"), version=1)
 
 
+def _fill(tensors, operation):
+    """In float: in the range of the numbers, other values would all round to 0."""
+    x, filled = tensors.real(operation.inputs[0]), tensors.writer.tensor(operation.output.shape, "float32")
+    _select(
+        tensors, operation.attributes["condition"], x, tensors.real_constant(operation.attributes["numbers"]), filled
+    )
+    tensors.give_real(operation.output, filled)
+
+
 def _softmax(tensors, operation):
     """A softmax; with a mask, of scores that are too low to count where it is false."""
     (source,) = operation.inputs
@@ -339,6 +348,7 @@ _KINDS = {
     "stack": _stack,
     "permute": _permute,
     "gather": _gather,
+    "fill": _fill,
     "where": _where,
     "crop": _crop,
     "resize": _resize,
