@@ -66,8 +66,8 @@ FAULTS = {
     ),
     "border_of_zeros_before_max_pooling": Fault(
         "layers",
-        'ops.pad(inputs, ((0, 0), border, border, (0, 0)), mode="symmetric")',
-        "ops.pad(inputs, ((0, 0), border, border, (0, 0)))",
+        '*((border, border) for border in borders), (0, 0)), mode="symmetric")',
+        "*((border, border) for border in borders), (0, 0)))",
         ("tests/layers/test_channel_layers.py::test_pooling_equals_padding_with_minus_infinity",),
     ),
     "bank_of_the_wrong_groups": Fault(
