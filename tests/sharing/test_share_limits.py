@@ -60,7 +60,9 @@ def test_sufficient_budget_leaves_every_convolution(limit, monkeypatch):
 def test_images_of_any_size():
     inputs = keras.Input((None, None, 8))
     shared = ksn.share(keras.Model(inputs, keras.layers.Conv2D(8, 3)(inputs)), max_parameters=300)
-    assert (shared.parameters_before, shared.parameters) == (9 * 8 * 8 + 8, 9 * 8 * 8 // 2 + 8)
+    assert shared.parameters_before == 9 * 8 * 8 + 8
+    # Half or a quarter of the kernel, depending on its random weights.
+    assert shared.parameters in (9 * 8 * 8 // 2 + 8, 9 * 8 * 8 // 4 + 8)
     assert shared.model.input_shape == (None, None, None, 8)
 
 
