@@ -73,15 +73,22 @@ def _axis(layer: Any, call: Call, rank: int) -> int:
     return layer.axis % rank
 
 
+def _axes(layer: Any, call: Call, rank: int, effect: str) -> list[int]:
+    """The axes of an operation that reorders the entries of some: not the batch."""
+    axes = layer.axis if isinstance(layer.axis, (tuple, list)) else (layer.axis,)
+    if None in axes or 0 in [axis % rank for axis in axes]:
+        raise refuse(layer, call.path, effect)
+    return [axis % rank for axis in axes]
+
+
 @lowers(operation_class(lambda x: ops.split(x, 2, axis=1)[0]), reads="indices_or_sections axis")
 def _split(graph, layer, call, x, shape):
-    axis, pieces, start = _axis(layer, call, len(shape)), [], 0
-    for output in call.outputs:
-        ranges = [range(side) for side in x[0].shape[1:]]
-        ranges[axis - 1] = range(start, start + output.shape[axis])
-        pieces.append(_selected(graph, layer, x[0], ranges))
-        start += output.shape[axis]
-    return pieces
+    axis = _axis(layer, call, len(shape))
+    ends = np.cumsum([output.shape[axis] for output in call.outputs])
+    return [
+        _of_axis(graph, layer, x[0], axis, np.arange(end - output.shape[axis], end))
+        for end, output in zip(ends, call.outputs, strict=True)
+    ]
 
 
 def _without_ellipsis(keys: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
@@ -201,21 +208,15 @@ def _repeated(graph, layer, call, x, shape):
 
 @lowers(operation_class(lambda x: ops.flip(x, 1)), reads="axis")
 def _flipped(graph, layer, call, x, shape):
-    axes = layer.axis if isinstance(layer.axis, (tuple, list)) else (layer.axis,)
-    if None in axes or 0 in [axis % len(shape) for axis in axes]:
-        raise refuse(layer, call.path, "flips the batch.")
     (y,) = x
-    for axis in axes:
-        y = _gathered(graph, layer, y, axis % len(shape), range(y.shape[axis])[::-1])
+    for axis in _axes(layer, call, len(shape), "flips the batch."):
+        y = _gathered(graph, layer, y, axis, range(y.shape[axis])[::-1])
     return y
 
 
 @lowers(operation_class(lambda x: ops.roll(x, 1, axis=1)), reads="shift axis")
 def _rolled(graph, layer, call, x, shape):
-    axes = layer.axis if isinstance(layer.axis, (tuple, list)) else (layer.axis,)
-    if None in axes or 0 in [axis % len(shape) for axis in axes]:
-        raise refuse(layer, call.path, "moves entries to other examples.")
-    (y,) = x
+    (y,), axes = x, _axes(layer, call, len(shape), "moves entries to other examples.")
     for axis, shift in zip(axes, np.broadcast_to(layer.shift, len(axes)), strict=True):
-        y = _gathered(graph, layer, y, axis % len(shape), np.roll(range(y.shape[axis]), shift))
+        y = _gathered(graph, layer, y, axis, np.roll(range(y.shape[axis]), shift))
     return y

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_sharenets._types import Shape
-from keras_sharenets.analysis.graph import Call, Tensor
+from keras_sharenets.analysis.graph import Call
 from keras_sharenets.mobile.graph.inference_graph import Value
 from keras_sharenets.mobile.graph.rules import GraphBuilder, refuse
 
@@ -62,11 +62,9 @@ def aligned(layer: Any, path: str, numbers: np.ndarray, rank: int) -> np.ndarray
     return numbers
 
 
-def masked_softmax(graph: GraphBuilder, layer: Any, path: str, x: Value, mask: Any) -> Value:
+def masked_softmax(graph: GraphBuilder, layer: Any, path: str, x: Value, mask: np.ndarray) -> Value:
     """A softmax along the last axis of the entries for which a constant mask is true."""
-    if isinstance(mask, Tensor):
-        raise refuse(layer, path, "has a mask that depends on the input.")
-    chosen = aligned(layer, path, array(mask, "bool"), len(x.shape))
+    chosen = aligned(layer, path, mask, len(x.shape))
     if not np.broadcast_to(chosen, x.shape).any(axis=-1).all():
         raise refuse(layer, path, "has a mask that excludes all entries of a vector.")
     return graph.add("softmax", layer.name, [x], x.shape, attributes={"mask": chosen})
