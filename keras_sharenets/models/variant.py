@@ -83,7 +83,9 @@ class Variant:
     @property
     def factory_documentation(self) -> str:
         """The docstring of `factory`, read from its source: importing it would import Keras and take seconds."""
-        home = importlib.import_module("keras_sharenets.models")._home_of(self.factory_name)
+        from keras_sharenets.models import _home_of
+
+        home = _home_of(self.factory_name)
         spec = None if home is None else importlib.util.find_spec(home)
         if spec is None or spec.origin is None:
             return ""

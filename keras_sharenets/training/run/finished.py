@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -97,7 +96,7 @@ def _folders_of(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
 def _exported_run(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """The folder of the run whose exported files are in `folder`, if a record there names it."""
     try:
-        yield folder / json.loads((folder / EXPORT_RECORD).read_text(encoding="utf-8"))["run"]
+        yield folder / files.read_json(folder / EXPORT_RECORD)["run"]
     except (OSError, ValueError, KeyError, TypeError):
         return  # There is no record, it is of an earlier version, or of another program.
 
