@@ -8,6 +8,7 @@ saves the teacher in every file.
 from __future__ import annotations
 
 import collections
+import inspect
 import types
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,9 +51,10 @@ def distill(
 
     Args:
         student: functional or sequential `keras.Model` with one output: softmax or sigmoid probabilities, or their
-            logits. Results of `keras_sharenets.mobile.prune` and `cluster` are also supported, without `features`; such
-            a model itself is returned, because only it has the necessary training step. In mixed precision, its last
-            layer should have `dtype="float32"`, as Keras advises: probabilities in float16 cause a warning.
+            logits. A model with a training step or a loss of its own, such as the results of
+            `keras_sharenets.mobile.prune`, `cluster` and `distill` itself, is also supported, without `features`; it is
+            returned itself, because no other has these methods. Its loss is L. In mixed precision, the last layer
+            should have `dtype="float32"`, as Keras advises: probabilities in float16 cause a warning.
         teacher: trained `keras.Model` with the same inputs and number of classes. Logits are interpreted according to
             the activation of the other network.
         weight: w, from 0 to 1.
@@ -69,7 +71,8 @@ def distill(
 
     Raises:
         ValueError: an argument breaks a rule above; a layer is missing, or its outputs have different shapes in the two
-            networks; or the networks share a layer.
+            networks; the networks share a layer; or the `compute_loss` of the student has no argument `training`, so
+            that its evaluation would use the teacher.
 
     Reference: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2; Romero et al.,
     "FitNets: Hints for Thin Deep Nets", ICLR 2015, section 2.2.
@@ -99,9 +102,11 @@ def distill(
             "overflows, which makes Keras skip steps and lower the loss scale: give its last layer `dtype='float32'`.",
             stacklevel=2,
         )
-    if type(student).train_step is not keras.Model.train_step:
+    if _has_own_training(student):
         if places:
-            raise ValueError(f"`features` (={features!r}) require a student without a custom training step.")
+            raise ValueError(
+                f"`features` (={features!r}) require a student without a training step or loss of its own."
+            )
         model, seen = student, types.SimpleNamespace(features=[])
     else:
         model, seen = _recording_features(student, graphs[0], list(places))
@@ -116,7 +121,7 @@ def distill(
         if not theirs:
             return loss
         errors = [compared.compute_loss(*pair) for pair in zip(theirs, seen.features, strict=True)]
-        return loss + feature_weight * sum(errors) / len(errors)
+        return loss + ops.cast(feature_weight * sum(errors) / len(errors), loss.dtype)
 
     add_distillation_loss(model, distance, weight)
     return model
@@ -134,6 +139,12 @@ def as_logits(probabilities: Tensor) -> Tensor:
     return ops.log(ops.maximum(_in_full(probabilities), _SMALLEST))
 
 
+def _has_own_training(model: keras.Model) -> bool:
+    """Whether a model trains or evaluates in its own way, which a plain model over the same layers would not."""
+    names = ("train_step", "test_step", "compute_loss", "compute_metrics")
+    return any(name in vars(model) or getattr(type(model), name) is not getattr(keras.Model, name) for name in names)
+
+
 def _in_full(outputs: Tensor) -> Tensor:
     return ops.cast(outputs, keras.config.floatx())  # As Keras' losses do; temperature and softmax come first here.
 
@@ -141,11 +152,13 @@ def _in_full(outputs: Tensor) -> Tensor:
 def add_distillation_loss(model: keras.Model, distance: Callable[[Any, Tensor], Tensor], weight: float) -> None:
     """Sets the training loss to `(1 - weight) * L + weight * distance(x, y_pred)`; evaluation uses only L, its loss."""
     own_loss = model.compute_loss
+    if "training" not in inspect.signature(own_loss).parameters:
+        raise ValueError(f"`student` (='{model.name}') must have a `compute_loss` with an argument `training`.")
 
     def compute_loss(
         x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        loss = own_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        loss = own_loss(x, y, y_pred, sample_weight, training=training)
         return (1 - weight) * loss + weight * distance(x, y_pred) if training else loss
 
     model.compute_loss = compute_loss

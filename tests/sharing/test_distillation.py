@@ -89,6 +89,46 @@ def test_large_features_in_half_precision():
     assert model.train_on_batch(np.eye(4), np.zeros((4, 3))) == pytest.approx(0.25, rel=1e-3)
 
 
+class OneMore(keras.Model):
+    """A model whose loss is one more than the compiled loss."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return 1 + super().compute_loss(x, y, y_pred, sample_weight, training)
+
+
+def test_student_with_a_loss_of_its_own():
+    """Such as one that already has a teacher: with two of them, the loss has three parts."""
+    plain, *teachers = (dense(3, None) for _ in range(3))
+    student = OneMore(plain.inputs[0], plain.outputs[0])
+    for teacher in teachers:
+        model = ksn.distill(student, teacher, weight=0.25, temperature=TEMPERATURE)
+        assert model is student
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
+    given = np.eye(4)
+    said, *answers = (outputs_of(network, given) for network in (plain, *teachers))
+    expected = 1 + np.square(said).mean()
+    assert model.evaluate(given, np.zeros((4, 3)), verbose=0) == pytest.approx(expected, rel=1e-4)
+    for answer in answers:
+        expected = 0.75 * expected + 0.25 * divergence_of(said, answer)
+    assert model.train_on_batch(given, np.zeros((4, 3))) == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ValueError, match="require a student without a training step or loss of its own"):
+        ksn.distill(student, teachers[0], features={student.layers[-1].name: teachers[0].layers[-1].name})
+
+
+def test_features_with_losses_in_float64():
+    student, teacher = student_and_teacher()
+    keras.config.set_floatx("float64")  # Of losses; the networks compute in float32.
+    try:
+        model = ksn.distill(student, teacher, weight=1.0, features="blocks")
+        model.compile(keras.optimizers.SGD(0.0), LOSS, run_eagerly=True)
+        found = model.train_on_batch(images(teacher), np.zeros(16))
+    finally:
+        keras.config.set_floatx("float32")
+    model = ksn.distill(student, teacher, weight=1.0, features="blocks")
+    model.compile(keras.optimizers.SGD(0.0), LOSS, run_eagerly=True)
+    assert found == pytest.approx(model.train_on_batch(images(teacher), np.zeros(16)), rel=1e-4)
+
+
 def test_blocks_of_a_nested_teacher():
     """`share` returns a network without nested models; its loss is that with the nested network as teacher."""
     teacher = residual_network(blocks=1, stages=1)
@@ -161,6 +201,10 @@ def test_bad_arguments():
         ksn.distill(dense(3, "softmax"), dense(3, "sigmoid"))
     with pytest.raises(ValueError, match="have a single output"):
         ksn.distill(dense(1, None), dense(1, None))
+    student = dense(3, None)
+    student.compute_loss = lambda x, y, y_pred, sample_weight: 0.0
+    with pytest.raises(ValueError, match="must have a `compute_loss` with an argument `training`"):
+        ksn.distill(student, dense(3, None))
 
 
 @pytest.mark.parametrize(("activation", "warned"), [("softmax", True), (None, False)])
