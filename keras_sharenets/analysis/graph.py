@@ -106,8 +106,10 @@ class _Replay:
         """A new tensor of the flat graph."""
         return Tensor(next(self._numbers), tuple(shape), keras.backend.standardize_dtype(dtype))
 
-    def model(self, model: keras.Model, inputs: Sequence[Tensor], prefix: str = "") -> tuple[Tensor, ...]:
-        """Replays `model` on the tensors `inputs` and returns its output tensors."""
+    def model(
+        self, model: keras.Model, inputs: Sequence[Tensor], prefix: str = "", training: bool | None = None
+    ) -> tuple[Tensor, ...]:
+        """Replays `model` on tensors and returns its output tensors; passes `training` on to its layers, as Keras does."""
         # A plain model over the same graph: `clone_model` does not accept a Sequential here, and compiles the clone of
         # a compiled model.
         plain = keras.Model(model.inputs, model.outputs, name="replay")
@@ -123,10 +125,13 @@ class _Replay:
             return known[id(value)][1] if isinstance(value, keras.KerasTensor) else value
 
         def call(operation, *args, **kwargs):
+            if training is not None and "training" in inspect.signature(operation.call).parameters:
+                kwargs["training"] = training
             given_args, given_kwargs = keras.tree.map_structure(described, (args, kwargs))
             inner = given_args[0] if given_args else given_kwargs.get("inputs")
             if is_functional(operation):
-                outputs = self.model(operation, in_order(operation, inner), f"{prefix}{operation.name}/")
+                nested, mode = in_order(operation, inner), kwargs.get("training")
+                outputs = self.model(operation, nested, f"{prefix}{operation.name}/", mode)
             elif hasattr(operation, "reference_model"):
                 outputs = self.model(operation.reference_model(*args, **kwargs), [inner], prefix)
             else:
@@ -289,8 +294,7 @@ def copy_network(
     def copy_of(operation: keras.Operation) -> keras.Operation:
         """The single copy of a layer or another operation, regardless of how often it is used."""
         if id(operation) not in copies:
-            made = copy_of_model(operation) if is_functional(operation) else copy(operation)
-            copies[id(operation)] = operation, made
+            copies[id(operation)] = operation, copy_of_model(operation) if is_functional(operation) else copy(operation)
         return copies[id(operation)][1]
 
     def copy_of_model(model: keras.Model) -> keras.Model:

@@ -31,6 +31,17 @@ def test_the_same_layers_give_the_same():
         assert_close(keras.ops.convert_to_numpy(actual), keras.ops.convert_to_numpy(expected), 1e-6)
 
 
+@pytest.mark.parametrize("mode", [True, False])
+def test_nested_models_stay_in_the_mode_of_their_call(mode):
+    """As for Monte Carlo dropout; the mode of an outer call overrides that of an inner one, as in Keras."""
+    x, inputs = keras.Input((100,)), keras.Input((100,))
+    inner = keras.Model(x, keras.layers.Dropout(0.5)(keras.layers.ReLU()(x), training=not mode))
+    middle = keras.Sequential([keras.Input((100,)), inner])
+    model = keras.Model(inputs, middle(inputs, training=mode))
+    for network in (model, rebuild(model, trace(model), same)):
+        assert (keras.ops.convert_to_numpy(network(np.ones((1, 100)))) == 0).any() == mode
+
+
 def test_calls_and_inputs_can_be_changed():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(3, name="dense")(keras.layers.ReLU()(inputs)))

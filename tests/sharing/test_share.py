@@ -127,6 +127,22 @@ def test_outputs_keep_their_names():
     shared.model.fit({"image": images(shared.model, 4)}, labels, verbose=0)
 
 
+def test_outputs_of_nested_heads_keep_their_names():
+    inputs = x = keras.Input((8, 8, 4))
+    for _ in range(2):
+        x = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    heads = [
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dense(3)], name=name)
+        for name in ("kind", "size")
+    ]
+    twice = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="end")])
+    model = keras.Model(inputs, [*(head(x) for head in heads), twice(x), twice(heads[0].layers[0](x))])
+    shared = ksn.share(model, ShareDepth("stage")).model
+    assert shared.output_names == ["kind", "size", twice.name, twice.name]
+    assert model.output_names == shared.output_names
+
+
 def test_outputs_of_changed_convolutions_keep_their_names():
     """The names of new layers differ from all others, also from those of inputs and of nested models."""
     inputs = x = keras.Input((8, 8, 4), name="mask_shared")
