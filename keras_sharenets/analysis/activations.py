@@ -295,6 +295,8 @@ def exciting_images(
     Raises:
         ValueError: an argument violates one of these rules.
     """
+    if isinstance(channels, str) or not isinstance(channels, (Sequence, np.ndarray)) or not len(channels):
+        raise ValueError(f"`channels` (={channels!r}) must be a sequence of at least one index of a map.")
     _checks.positive("steps", steps)
     _checks.above_zero("learning_rate", learning_rate)
     model = copy_network(model)

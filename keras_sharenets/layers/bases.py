@@ -13,9 +13,33 @@ from keras_sharenets._types import Configured, Shape, Tensor
 from keras_sharenets.ops import choices, convolution, hierarchical, precision
 
 
-def new_initializer(initializer: Configured) -> Any:
-    """An initializer like the given one. A single object returns the same numbers for all kernels of a shape."""
-    return initializer.clone() if isinstance(initializer, keras.initializers.Initializer) else initializer
+def new_initializer(initializer: Configured, place: int = 0) -> Any:
+    """An initializer like the given one. A single object returns the same numbers for all kernels of a shape.
+
+    One with a seed would do so, too: it gets another seed at each `place`, the index of a kernel within its layer.
+    """
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    config = initializer.get_config()
+    if isinstance(config.get("seed"), int):
+        config["seed"] += place
+    return type(initializer).from_config(config)
+
+
+def without_weights(activation: Configured) -> Any:
+    """An activation as a function or a layer.
+
+    Raises:
+        ValueError: it is a layer with weights. They would be created in the first call, too late for the model.
+    """
+    made = keras.activations.get(activation)
+    if isinstance(made, keras.layers.Layer):
+        builds = type(made).build is not keras.layers.Layer.build
+        if made.weights or (builds and not made.built):
+            raise ValueError(
+                f"`activation` (={activation!r}) must have no weights: add the layer behind the convolution instead."
+            )
+    return made
 
 
 class SharedConvolution(keras.layers.Layer):
@@ -46,7 +70,7 @@ class SharedConvolution(keras.layers.Layer):
         super().__init__(**kwargs)
         _checks.one_of("implementation", implementation, self.implementations)
         self.filters = _checks.positive("filters", filters)
-        self.activation = keras.activations.get(activation)
+        self.activation = without_weights(activation)
         self.use_bias = _checks.boolean("use_bias", use_bias)
         self.implementation = implementation
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -124,8 +148,10 @@ class ComposedPointwise(SharedConvolution):
     def _check_pointwise(self, kernel_size: Any, arguments: dict[str, Any]) -> None:
         """Raises a `ValueError` for an argument that does not apply to a 1x1 convolution."""
         name = type(self).__name__
-        sides = kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,)
-        if not all(isinstance(side, numbers.Integral) and side is not True and side == 1 for side in sides):
+        sides = kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
+        if len(sides) != 2 or not all(
+            isinstance(side, numbers.Integral) and side is not True and side == 1 for side in sides
+        ):
             raise ValueError(
                 f"`kernel_size` (={kernel_size!r}) must be 1: `{name}` is a 1x1 convolution; "
                 f"`{self.division}` is a keyword argument."
@@ -154,7 +180,7 @@ class ComposedPointwise(SharedConvolution):
             self.add_weight(
                 name=f"kernel_{place}",
                 shape=shape,
-                initializer=new_initializer(self.kernel_initializer),
+                initializer=new_initializer(self.kernel_initializer, place - 1),
                 regularizer=self.kernel_regularizer,
                 constraint=self.kernel_constraint,
                 # Composed in full precision even if the convolution runs in half precision.

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_sharenets import _checks
 from keras_sharenets._types import Shape, Size, Tensor
+from keras_sharenets.layers.bases import without_weights
 from keras_sharenets.ops import choices, convolution, precision
 
 
@@ -32,6 +33,9 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
         _checks.one_of("padding", padding, ("same", "valid"))
         _checks.boolean("use_bias", kwargs.get("use_bias", True))
         sizes = _checks.pair("kernel_size", kernel_size), _checks.pair("strides", strides)
+        for name, check in (("depth_multiplier", _checks.positive), ("dilation_rate", _checks.pair)):
+            kwargs[name] = check(name, kwargs.get(name, 1))
+        kwargs["activation"] = without_weights(kwargs.get("activation"))
         super().__init__(*sizes, padding, **kwargs)
 
     def build(self, input_shape: Shape) -> None:

@@ -46,7 +46,7 @@ class FakeQuantize(keras.layers.Layer):
         super().__init__(**kwargs)
         self.places = _checks.positive("places", places)
         _checks.rate("momentum", momentum)
-        self.momentum = momentum
+        self.momentum = float(momentum)
 
     def build(self, input_shape: Shape) -> None:
         vector = {"shape": (self.places,), "initializer": "zeros", "trainable": False, "autocast": False}

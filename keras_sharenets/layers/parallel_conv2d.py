@@ -1,3 +1,4 @@
+import weakref
 from typing import Any
 
 import keras
@@ -25,7 +26,7 @@ class ParallelConv2D(keras.layers.Layer):
             `padding="valid"`, its input is padded with zeros so that the kernel is centered on every pixel, whatever
             the strides. With `padding="same"`, it must not be called with strides.
         pointwise: `HighlySharedConv2D` with `kernel_size=1`, the same `filters` and `groups`, no bias, no activation
-            and no activity regularizer.
+            and no activity regularizer. Neither layer may be part of another built `ParallelConv2D`.
 
     Call arguments:
         inputs: tensor.
@@ -95,6 +96,8 @@ class ParallelConv2D(keras.layers.Layer):
         return strides
 
     def build(self, input_shape: Shape) -> None:
+        for name, layer in (("spatial", self.spatial), ("pointwise", self.pointwise)):
+            self._take(name, layer)
         # Loaded layers are built already.
         for layer, shape in ((self.spatial, self._padded_shape(input_shape)), (self.pointwise, input_shape)):
             if not layer.built:
@@ -102,6 +105,16 @@ class ParallelConv2D(keras.layers.Layer):
         # `model.quantize`, which skips layers that it does not support, accepts only built ones.
         self._pad.build(input_shape)
         self._sum.build([self.compute_output_shape(input_shape)] * 2)
+
+    def _take(self, name: str, layer: HighlySharedConv2D) -> None:
+        """Raises a `ValueError` if a layer is part of another `ParallelConv2D`: a file would store it as two layers."""
+        owner = getattr(layer, "_parallel", lambda: None)()
+        if owner not in (None, self):
+            raise ValueError(
+                f"`{name}` (='{layer.name}') must not be part of another `ParallelConv2D` (='{owner.name}'), since a "
+                "copy or a file would not share its weights: call that layer in both places, or add two convolutions."
+            )
+        layer._parallel = weakref.ref(self)
 
     def _padded_shape(self, shape: Shape) -> Shape:
         sides = [side and side + 2 * border for side, border in zip(shape[1:3], self.border, strict=True)]

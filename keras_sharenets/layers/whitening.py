@@ -26,6 +26,9 @@ class Whitening(keras.layers.Layer):
 
     Input and output shape: `(batch, height, width, channels)`.
 
+    Raises:
+        ValueError: a side is unknown, or an image has more than 4,096 values.
+
     >>> layer = Whitening()
     >>> tuple(layer(keras.ops.ones((1, 4, 4, 3))).shape), layer.count_params() == 48 + 48**2
     ((1, 4, 4, 3), True)
@@ -37,6 +40,8 @@ class Whitening(keras.layers.Layer):
 
     def build(self, input_shape: Shape) -> None:
         values = math.prod(_checks.positive("input_shape[1:]", side) for side in input_shape[1:])
+        if values > LIMIT:
+            raise ValueError(f"`input_shape` (={tuple(input_shape)}) must have at most {LIMIT} values per image.")
         self.mean = self.add_weight(shape=(values,), initializer="zeros", trainable=False, name="mean")
         self.matrix = self.add_weight(shape=(values, values), initializer="identity", trainable=False, name="matrix")
 

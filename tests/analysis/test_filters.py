@@ -173,5 +173,6 @@ def test_bad_arguments(network, images):
         analysis.activation_maps(network, images, labels[1:])
     with pytest.raises(ValueError, match=r"`labels` \(the lowest is -1\) must be class indices of at least 0"):
         analysis.activation_maps(network, images, labels - 1)
-    with pytest.raises(ValueError, match="`channels`"):
-        analysis.exciting_images(network, "plain", [8])
+    for channels in ([8], 3, [], "3"):
+        with pytest.raises(ValueError, match=r"`channels` \(="):
+            analysis.exciting_images(network, "plain", channels)

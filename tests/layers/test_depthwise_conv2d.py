@@ -58,12 +58,15 @@ def test_sum_over_places_equals_a_loop(sides, size, strides, padding):
     assert_close(keras.ops.convert_to_numpy(actual), expected, 1e-5)
 
 
-@pytest.mark.parametrize("arguments", [{"depth_multiplier": 2}, {"dilation_rate": 2}])
+@pytest.mark.parametrize("arguments", [{"depth_multiplier": 2}, {"dilation_rate": np.int64(2)}])
 def test_options_that_use_the_implementation_of_keras(arguments):
     images = pseudo_random((2, 6, 6, 2), seed=5)
     outputs = [
-        outputs_of(network(layer, {"kernel_size": 3, **arguments}, (6, 6, 2)), images)
-        for layer in (DepthwiseConv2D, keras.layers.DepthwiseConv2D)
+        outputs_of(network(layer, {"kernel_size": 3, **given}, (6, 6, 2)), images)
+        for layer, given in (
+            (DepthwiseConv2D, arguments),
+            (keras.layers.DepthwiseConv2D, {name: int(value) for name, value in arguments.items()}),
+        )
     ]
     assert_close(outputs[0], outputs[1], 1e-5)
 

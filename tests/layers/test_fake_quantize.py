@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -61,6 +63,11 @@ def test_harness(tmp_path, other_backend):
     arguments = {"places": 3, "momentum": 0.5}
     # In float16, one number in twenty is rounded to the next of the 255 levels.
     check_layer(FakeQuantize, arguments, shape, shape, 2 * 3, tmp_path, other_backend, half=1e-2)
+
+
+def test_config_has_plain_numbers():
+    config = FakeQuantize(np.int64(2), momentum=np.float32(0.5)).get_config()
+    assert {"places": 2, "momentum": 0.5}.items() <= json.loads(json.dumps(config)).items()
 
 
 @pytest.mark.parametrize(

@@ -196,9 +196,10 @@ def test_every_setting_survives_the_config():
 
 
 @pytest.mark.parametrize(("layer_class", "extra"), [(HierarchicalGroupConv2D, 64), (SplitGroupConv2D, 0)])
-def test_every_kernel_starts_from_numbers_of_its_own_by_what_it_reads(layer_class, extra):
+@pytest.mark.parametrize("initializer", ["he_normal", keras.initializers.HeNormal(seed=3)], ids=["name", "seed"])
+def test_every_kernel_starts_from_numbers_of_its_own_by_what_it_reads(layer_class, extra, initializer):
     keras.utils.set_random_seed(0)
-    layer = layer_class(256, groups=4)
+    layer = layer_class(256, groups=4, kernel_initializer=initializer)
     layer.build((None, 4, 4, 256))
     kernels = layer.get_weights()
     for group, kernel in enumerate(kernels):
@@ -274,6 +275,10 @@ def test_unknown_height_and_width():
         ({"groups": 1.5}, r"`groups` \(=1\.5\) must be a positive integer\."),
         ({"groups": 5}, r"`groups` \(=5\) must divide `filters` \(=12\)\."),
         (
+            {"activation": keras.layers.PReLU()},
+            r"`activation` \(=<PReLU.*\) must have no weights: add the layer behind",
+        ),
+        (
             {"implementation": "fast"},
             r"`implementation` \(='fast'\) must be one of 'auto', 'composed', 'multiplied', 'factored'\.",
         ),
@@ -314,6 +319,8 @@ def test_input_that_does_not_fit(layer_class, input_shape, message):
             {},
             r"`kernel_size` \(=\(8, 8\)\) must be 1: .* `\w+` is a keyword argument",
         ),
+        ((64, ()), {}, r"`kernel_size` \(=\(\)\) must be 1"),
+        ((64, (1, 1, 1)), {}, r"`kernel_size` \(=\(1, 1, 1\)\) must be 1"),
         ((64,), {"padding": "same"}, r"`padding` \(='same'\) must be omitted: `<layer>` is a 1x1 convolution"),
         ((64,), {"strides": 2}, r"`strides` \(=2\) must be omitted: `<layer>` is a 1x1 convolution"),
         ((64,), {"data_format": "channels_first"}, r"`data_format` \(='channels_first'\) must be omitted"),

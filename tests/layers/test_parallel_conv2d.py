@@ -106,6 +106,15 @@ def test_bad_pairs(rule):
         ParallelConv2D(*BAD[rule])
 
 
+def test_parts_of_another_one():
+    """Keras would save the spatial layer once, and load it as two layers, one of them without weights."""
+    first = make()
+    first.build((None, 6, 6, 8))
+    second = ParallelConv2D(first.spatial, HighlySharedConv2D(8, 1, groups=4))
+    with pytest.raises(ValueError, match=rf"`spatial` \(='{first.spatial.name}'\) must not be part of another"):
+        second.build((None, 6, 6, 8))
+
+
 @pytest.mark.parametrize("implementation", ["grouped", "folded"])
 def test_dtype_and_frozen_parts(implementation):
     common = {"groups": 4, "dtype": "mixed_bfloat16", "implementation": implementation}

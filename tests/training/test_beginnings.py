@@ -20,6 +20,11 @@ DIGITS = find_recipe("digits")
 TINY = {"width": (16,), "shuffle_groups": 1, "arrangements": 1}
 
 
+def test_size_of_whitened_images():
+    with pytest.raises(ValueError, match=r"`input_shape` \(=\(None, 64, 65, 1\)\) must have at most 4096 values"):
+        Whitening().build((None, 64, 65, 1))
+
+
 def contrast(images):
     """Global contrast normalization of each image."""
     rows = [image.astype("float64").ravel() for image in images]
