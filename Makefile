@@ -54,7 +54,8 @@ test-lowest: $(INSTALLED)
 # The programs that open our files, in an environment of their own; what they say of them goes into docs/clients.md.
 # Chromium is Debian's. Ray Serve serves a SavedModel; compiled beforehand, because it waits for its own processes to start
 # for 15 seconds only.
-CLIENTS := mediapipe tflite-micro openvino ai-edge-quantizer ethos-u-vela playwright 'ray[serve]' pytest hypothesis
+CLIENTS := mediapipe tflite-micro openvino ai-edge-quantizer ethos-u-vela playwright 'ray[serve]' tensorflow-serving-api pytest \
+	hypothesis
 test-clients: $(INSTALLED)
 	$(BIN)/uv venv --quiet --clear $(VENV)-clients
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(VENV)-clients/bin/python -e ".[onnx]" $(CLIENTS)
