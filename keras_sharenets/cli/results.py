@@ -324,8 +324,8 @@ def _trainer_notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _data_notes(rows: Sequence[Row]) -> list[str]:
-    notes = {row.run.data["name"]: row.run.data["note"] for row in rows}
-    return [f"`{name}` is {note}." for name, note in notes.items()]
+    notes = dict.fromkeys((row.run.data["name"], row.run.data["note"]) for row in rows)
+    return [f"`{name}` is {note}." for name, note in notes]
 
 
 def _pair(comparison: Comparison) -> tuple[str, ...]:

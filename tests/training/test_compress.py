@@ -96,6 +96,12 @@ def test_bad_arguments_are_rejected_before_training(tmp_path, capsys):
         assert main([*call, *words]) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+    inputs = keras.Input((8, 8, 1))
+    three = keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(keras.layers.Conv2D(4, 3)(inputs)))
+    files.save_model(keras.Model(inputs, three), tmp_path / "tiny.keras")
+    assert main([*call, "--prune", "0.5"]) == 2
+    assert f"`network` (='{tmp_path}/tiny.keras') has 3 classes, but digits has 0, 1" in capsys.readouterr().err
+    assert is_unused(tmp_path / "out")
     assert main(["compress", "--resume", str(tmp_path / "taken")]) == 2
     assert "contains no compression" in capsys.readouterr().err
     assert main(["compress", "--resume", str(tmp_path / "taken"), "--prune", "0.5"]) == 2
@@ -105,7 +111,7 @@ def test_bad_arguments_are_rejected_before_training(tmp_path, capsys):
 def test_folder_stays_empty_without_a_record(tmp_path, monkeypatch):
     """With the network alone, it could be neither resumed nor used again."""
 
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(compress, "open_teacher", interrupt)
@@ -159,13 +165,19 @@ def test_finished_steps_are_not_repeated(tmp_path, monkeypatch):
     fewer = dataclasses.replace(dataset, train=dataset.train.part(np.arange(1000)))
     with pytest.raises(ValueError, match=r"has the train 1000, but the run in .*1_share has 1438"):
         compress.resume(output, fewer, say=told.append, show=told.append)
+    # A checkpoint has the path of the teacher before the folder was moved.
+    state = {"run": files.read_json(output / "2_share" / "metrics.json")}
+    monkeypatch.setattr(
+        compress, "last_checkpoint", lambda place: (place, {}, state) if "2_share" in str(place) else None
+    )
+    before, output = output, output.rename(tmp_path / "moved")
     rows = compress.resume(output, dataset, say=told.append, show=told.append)
-    teacher = str(output / "original" / "last.keras")
+    teachers = [str(place / "original" / "last.keras") for place in (before, output)]
     assert trained == [
-        ("1_share", teacher, "Functional"),
-        ("2_share", teacher, "Functional"),
-        ("2_share", teacher, "Functional"),
-        ("3_prune", teacher, "TrainedWithTFMOT"),
+        ("1_share", teachers[0], "Functional"),
+        ("2_share", teachers[0], "Functional"),
+        ("2_share", teachers[1], "Functional"),
+        ("3_prune", teachers[1], "TrainedWithTFMOT"),
     ]
     assert [row.accuracy_before for row in rows] == [None, 0.25, 0.25, None]
     shared = keras.saving.load_model(output / "3_prune" / "last.keras", compile=False)

@@ -73,6 +73,19 @@ def test_missing_runs_are_trained_and_finished_runs_are_skipped(quick_network, t
     rule = rf"error: `learning_rate` \(=0\.01\) must be that of the run in out/{folder.name} \(=0\.1\): choose another"
     assert re.match(rule, capsys.readouterr().err.splitlines()[-1])
 
+    # Nor is the path of the images: other images in a folder of the same name need another output.
+    path = folder / "metrics.json"
+    old, other = tmp_path / "old" / "digits", tmp_path / "other" / "digits"
+    old.mkdir(parents=True)
+    other.mkdir(parents=True)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"source": {"data": str(old)}}))
+    assert run(*words, "--seeds", "1", "--data", other) == 2
+    assert f"`data` (={str(other)!r}) must be that of the run in out/{folder.name} (={str(old)!r})" in (
+        capsys.readouterr().err
+    )
+    old.rmdir()
+    run_json(capsys, *words, "--seeds", "1", "--data", other)  # They may have been moved.
+
     assert run(*words[:5], "--output", "out") == 0
     text = capsys.readouterr().out
     mean, deviation = np.mean(accuracies), np.std(accuracies, ddof=1)

@@ -48,6 +48,27 @@ def test_order_of_options_does_not_matter(tmp_path):
     assert len(one_of_each(rows)) == 2
 
 
+def test_runs_with_other_splits_are_separate_rows(tmp_path):
+    """They are tested, or their epochs compared, on other images; without a drawn split, its seed has no effect."""
+    drawn = "20 % of each class are the test split (seed {})"
+    notes = ((0, drawn), (0, drawn), (5, drawn), (5, "test/ is the test split"))
+    runs = [
+        fake_run(
+            "sl3_resnet_64",
+            seed,
+            0.5,
+            source={"data": "images", "split_seed": split},
+            data=DATA | {"note": note.format(split)},
+        )
+        for seed, (split, note) in enumerate(notes)
+    ]
+    rows = make_rows(Published(tmp_path / str(run.seed), run, 0.5, None) for run in runs)
+    assert [list(row.accuracies) for row in rows] == [[0, 1, 3], [2]]
+    text = to_markdown(rows, tmp_path)
+    assert [row["recipe"] for row in tables(text)[0]] == ["fast, batch 64", "fast, batch 64, split seed 5"]
+    assert all(f"test split (seed {seed})" in " ".join(text.split()) for seed in (0, 5))
+
+
 def test_table_of_networks(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     networks, _ = tables(print_results(folder, capsys))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -15,8 +16,8 @@ from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.interruption import Interrupted
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
 from keras_sharenets.training.recipes.named import override, recipe_for
-from keras_sharenets.training.run.fit import fit, resume
-from keras_sharenets.training.run.record import RunOptions, read_metrics
+from keras_sharenets.training.run.fit import check_same_data, fit, resume
+from keras_sharenets.training.run.record import RunOptions, read_metrics, run_from_dict, write_metrics
 from keras_sharenets.training.run.recorder import Recorder, last_checkpoint, list_checkpoints, load_checkpoint
 from trainers.cli import main
 
@@ -204,6 +205,13 @@ def test_runs_that_cannot_be_resumed(interrupted, digits, tmp_path):
         resume(tmp_path / "none", digits)
     with pytest.raises(ValueError, match=r"The data set has the mean \[1\.0\], but the run in .* has \["):
         resume(interrupted, dataclasses.replace(digits, mean=(1.0,)))
+    # A folder of the same images may have been renamed, but not one of other images, or of a version without checksums.
+    check_same_data(
+        read_metrics(interrupted / "metrics.json"), dataclasses.replace(digits, name="renamed"), interrupted
+    )
+    unknown = dataclasses.replace(digits, name="renamed", checksums={})
+    with pytest.raises(ValueError, match=r"The data set has the name renamed, but the run in .* has digits"):
+        resume(interrupted, unknown)
     path = interrupted / "metrics.json"
     metrics = json.loads(path.read_text())
     for split, changed in {"test": pixel_changed(digits.test), "train": swapped(digits.train)}.items():
@@ -250,6 +258,31 @@ def test_previous_checkpoint_replaces_damaged_ones(interrupted):
     assert (path.name, state["step"]) == ("000000005.npz", 0)
     damaged = [f"00000000{number}.npz.damaged" for number in (7, 8, 9)]
     assert sorted(path.name for path in folder.iterdir()) == ["000000005.npz", *damaged]
+
+
+def test_what_a_damaged_or_missing_checkpoint_takes_along(interrupted, digits, monkeypatch):
+    """An epoch without a checkpoint is repeated: its network is not the best one of the run any more."""
+    monkeypatch.setattr("keras_sharenets.training.run.fit._train", lambda run, *more: run)
+    folder, record = interrupted / "checkpoints", interrupted / "metrics.json"
+    (first,) = read_epochs(folder)
+    second = dataclasses.replace(first, epoch=2, validation_accuracy=1.0)
+    run = dataclasses.replace(read_metrics(record), epochs=(first, second))
+    write_metrics(run, record)
+    (interrupted / "best.keras").write_bytes(b"of epoch 2")
+    (folder / "000000010.npz").write_bytes(b"no archive")
+    with pytest.warns(UserWarning, match=r"damaged") as warned:
+        assert resume(interrupted, digits).epochs == (first,)
+    assert re.search(r"best\.keras is the network of epoch 2, which the run repeats", str(warned[-1].message))
+    assert (interrupted / "best_lost_epoch_2.keras").read_bytes() == b"of epoch 2"
+    assert not (interrupted / "best.keras").exists()
+    # Without any checkpoint, no epoch of the record belongs to the weights that training starts from.
+    shutil.rmtree(folder)
+    again = resume(interrupted, digits)
+    assert (again.epochs, again.seconds) == ((), 0.0)
+
+
+def read_epochs(folder):
+    return run_from_dict(last_checkpoint(folder)[-1]["run"]).epochs
 
 
 def test_folder_in_use_is_rejected(digits, recipe, tmp_path):

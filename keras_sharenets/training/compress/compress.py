@@ -175,8 +175,9 @@ def begin(
         output = check_output(output)
         try:
             files.save_model(network, network_file(output / ORIGINAL))
+            # Before the class names are written, which a teacher is compared with.
+            open_teacher(network_file(output / ORIGINAL), dataset, plan.recipe, argument="network", name=plan.source)
             files.write_labels(output / ORIGINAL, dataset.class_names)
-            open_teacher(str(network_file(output / ORIGINAL)), dataset, plan.recipe)
             _write(output, plan, [])
         except BaseException:  # Also Ctrl-C: without a record, the folder could be neither resumed nor used again.
             shutil.rmtree(output / ORIGINAL, ignore_errors=True)
@@ -257,7 +258,9 @@ def _train(output: pathlib.Path, plan: Plan, number: int, dataset: Dataset, say:
     network = make()
     checkpoint = last_checkpoint(folder / CHECKPOINTS)
     if checkpoint is not None:
-        run = dataclasses.replace(run_from_dict(checkpoint[-1]["run"]), state="running", reason=None)
+        # The teacher of this record: the folder may have been moved since the checkpoint was written.
+        changes = {"state": "running", "reason": None, "teacher": run.teacher}
+        run = dataclasses.replace(run_from_dict(checkpoint[-1]["run"]), **changes)
     # With TFMOT, the network itself is trained: a second model with the same layers would bypass TFMOT.
     has_own_step = hasattr(network, "training_state")
     devices = Devices(model=lambda *_, **__: network) if has_own_step else Devices()

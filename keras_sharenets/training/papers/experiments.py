@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import os
 import pathlib
 import sys
 import time
@@ -81,12 +82,12 @@ def train_all(
 
     Raises:
         ValueError: some runs failed (the message names the first; all others were trained), a data set is missing, or
-            a folder has a run with other fields of the recipe; nothing is trained in that case.
+            a folder has a run with other fields of the recipe or other images; nothing is trained in that case.
     """
     ordered = sorted(experiments, key=lambda each: list(DATA).index(each.data) if each.data in DATA else len(DATA))
     folders = [output / each.folder_name(limit) for each in ordered]
     for each, folder in zip(ordered, folders, strict=True):
-        _check_recipe(each, folder)
+        _check_run(each, folder)
     pending = [pair for pair in zip(ordered, folders, strict=True) if not _is_finished(pair[1])]
     runs = f"{len(ordered)} run{'' if len(ordered) == 1 else 's'}"
     say(f"{runs}, {len(ordered) - len(pending)} already finished; in {output}")
@@ -119,11 +120,20 @@ def train_all(
     return folders
 
 
-def _check_recipe(each: Experiment, folder: pathlib.Path) -> None:
-    """Raises a `ValueError` if the run in a folder has another recipe: its name does not contain changed fields."""
+def _check_run(each: Experiment, folder: pathlib.Path) -> None:
+    """Raises a `ValueError` if the run in a folder has another recipe or other images.
+
+    Its name contains neither changed fields of the recipe nor the whole path of the images. If their former place is
+    gone, they have been moved.
+    """
     if not (folder / "metrics.json").is_file():
         return
-    recipe = read_metrics(folder / "metrics.json").recipe
+    run = read_metrics(folder / "metrics.json")
+    before, recipe = (run.source or {}).get("data", each.data), run.recipe
+    if os.path.isdir(before) and os.path.isdir(each.data) and not os.path.samefile(before, each.data):
+        raise ValueError(
+            f"`data` (={each.data!r}) must be that of the run in {folder} (={before!r}): choose another `--output`."
+        )
     for name in differing_fields([recipe, each.recipe]):
         raise ValueError(
             f"`{name}` (={getattr(each.recipe, name)}) must be that of the run in {folder} (={getattr(recipe, name)}): "

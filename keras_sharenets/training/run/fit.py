@@ -178,13 +178,28 @@ def resume(
         if run.state == "finished":  # By another process in the meantime.
             return run
         checkpoint = last_checkpoint(output / CHECKPOINTS, clean=devices.chief)
+        recorded = run
         # The checkpoint is the most recent: a finished epoch may be missing in the other files.
-        run = run_from_dict(checkpoint[-1]["run"]) if checkpoint else run
+        run = run_from_dict(checkpoint[-1]["run"]) if checkpoint else dataclasses.replace(run, epochs=(), seconds=0.0)
+        if devices.chief:
+            _keep_lost_best(output, recorded, run)
         changes = {"checkpoint_steps": checkpoint_steps, "keep_checkpoints": keep_checkpoints, "strategy": strategy}
         changes |= {"checkpoint_minutes": checkpoint_minutes, "epochs_on_device": epochs_on_device}
         changes = {name: value for name, value in changes.items() if value is not None}
         run = _settle(dataclasses.replace(run, state="running", reason=None, **changes), dataset, devices)
         return _train(run, dataset, output, checkpoint, devices, verbose, callbacks)
+
+
+def _keep_lost_best(output: pathlib.Path, recorded: Run, run: Run) -> None:
+    """Renames `best.keras` if its epoch is in the record, but no longer in the `run`, whose checkpoints are damaged."""
+    best, path = recorded.best.epoch if recorded.epochs else 0, output / "best.keras"
+    if best > len(run.epochs) and path.is_file():
+        kept = path.rename(output / f"best_lost_epoch_{best}.keras")
+        warnings.warn(
+            f"{path} is the network of epoch {best}, which the run repeats since its checkpoint is lost: it is now "
+            f"{kept}. The next epoch that is the best so far writes {path.name} again.",
+            stacklevel=3,
+        )
 
 
 def _settle(run: Run, dataset: Dataset, devices: Devices) -> Run:
@@ -310,20 +325,23 @@ def check_same_data(run: Run, dataset: Dataset, folder: pathlib.Path) -> None:
     Issues a warning about a run of an earlier version that may have read the images in another order.
     """
     summary = json.loads(json.dumps(summarize(dataset)))
-    for name in COMPARED:
+    checksums = run.data.get("checksums")
+    # A folder that was renamed contains the same images.
+    compared = [name for name in COMPARED if name != "name" or not checksums or checksums != dataset.checksums]
+    for name in compared:
         # Older records have no entry for a validation split: there was none.
         if run.data.get(name, 0) != summary[name]:
             raise ValueError(
                 f"The data set has the {name} {summary[name]}, but the run in {folder} has {run.data.get(name, 0)}."
             )
-    changed = changed_split(run.data.get("checksums", {}), dataset.checksums)
+    changed = changed_split(checksums or {}, dataset.checksums)
     if changed is not None:
         raise ValueError(
             f"The images of the {changed} split of {dataset.name} are not those that the run in {folder} was started "
             "with: some have changed, have other labels, or are in another order. Start a new run."
         )
     in_memory = isinstance(dataset.train, Arrays) and run.backend == "tensorflow"
-    if "checksums" not in run.data and in_memory and in_several_files(dataset.source):
+    if checksums is None and in_memory and in_several_files(dataset.source):
         warnings.warn(
             f"The run in {folder} was started by an earlier version, which read {dataset.name} in another order, since "
             "it consists of several files. Its batches change now. If the data set has no test or validation split of "

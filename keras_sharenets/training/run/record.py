@@ -177,14 +177,17 @@ class Run(RunOptions):
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """Deviations from the recipe, in a few words: program, starting point, teacher, and held-out images."""
+        """Deviations from the recipe, in a few words: program, starting point, teacher, held-out images, and split."""
         changes = list((self.trainer or {}).get("changes", ()))
         if self.start:
             changes.append(f"from {self.start['source']}{', frozen' if self.start['freeze'] else ''}")
         if self.teacher is not None:
             changes.append(f"teacher {self.teacher}")
-        held = self.data.get("validation", 0)
-        return (*changes, *([f"{held:,} images for validation"] if held else []))
+        held, seed = self.data.get("validation", 0), (self.source or {}).get("split_seed", 0)
+        changes += [f"{held:,} images for validation"] if held else []
+        # The note names the seed of a split that is drawn: that of other data has no effect.
+        changes += [f"split seed {seed}"] if seed and f"(seed {seed})" in self.data["note"] else []
+        return tuple(changes)
 
     @property
     def split(self) -> str:

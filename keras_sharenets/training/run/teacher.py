@@ -20,7 +20,12 @@ from keras_sharenets.training.run.finished import network_file, open_run
 
 
 def open_teacher(
-    place: str | os.PathLike, dataset: Dataset, recipe: Recipe, *, argument: str = "teacher"
+    place: str | os.PathLike,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    argument: str = "teacher",
+    name: str | None = None,
 ) -> tuple[keras.Model, str]:
     """The network in a run or a `.keras` file, and the SHA-256 of its file.
 
@@ -28,12 +33,13 @@ def open_teacher(
         place: the folder of a run, or a file.
         dataset: must have the classes of the teacher in the same order, if `labels.txt` next to the file lists them.
         recipe: determines the image size.
-        argument: the name of the network in messages.
+        argument, name: the argument that stands for the network in messages, and its value (by default, the place).
 
     Raises:
         ValueError: the network does not exist, is damaged, takes other images, has other classes, or does not return
             probabilities.
     """
+    told = f"`{argument}` (={name or str(place)!r})"
     path = pathlib.Path(place)
     if path.is_dir():
         open_run(path)
@@ -45,17 +51,16 @@ def open_teacher(
     if count != len(classes) or labels not in (None, classes):
         theirs = f"{count} classes" if labels is None else f"the classes {_short(labels)}"
         theirs = f"{len(network.outputs)} outputs" if count is None else theirs
-        raise ValueError(f"`{argument}` (={place!r}) has {theirs}, but {dataset.name} has {_short(classes)}.")
+        raise ValueError(f"{told} has {theirs}, but {dataset.name} has {_short(classes)}.")
     images = (1, *input_shape(dataset, recipe))
     expected = network.input_shape
     if len(expected) != 4 or any(want not in (None, size) for want, size in zip(expected, images, strict=True)):
         raise ValueError(
-            f"`{argument}` (={place!r}) takes images of shape {expected[1:]}, but the images of {dataset.name} "
-            f"have shape {images[1:]}."
+            f"{told} takes images of shape {expected[1:]}, but the images of {dataset.name} have shape {images[1:]}."
         )
     answer = ops.convert_to_numpy(network(np.zeros(images, "float32"), training=False))
     if answer.shape != (1, count) or (answer < 0).any() or abs(answer.sum() - 1) > 1e-2:
-        raise ValueError(f"`{argument}` (={place!r}) must return class probabilities: it must end in a softmax.")
+        raise ValueError(f"{told} must return class probabilities: it must end in a softmax.")
     return network, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
