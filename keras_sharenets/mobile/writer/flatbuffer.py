@@ -11,6 +11,8 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated
 
+from keras_sharenets.mobile.writer.versions import operator_version
+
 # Letters in layer names: of names that are kept, the target for shortened ones, and the maximum. A string takes a
 # multiple of 4 bytes, including its final zero.
 _KEPT, _FITTING, _LONGEST = 8, 7, 9
@@ -54,17 +56,17 @@ class _Once:
     """A table that is written once, even if several equal ones are referenced."""
 
     def __init__(self, table):
-        self._table = table
+        self.table = table
 
     def key(self):
         """Key that is the same for equal tables."""
-        contents = [(name, _plain(value)) for name, value in sorted(vars(self._table).items())]
-        return type(self._table).__name__, repr(contents)
+        contents = [(name, _plain(value)) for name, value in sorted(vars(self.table).items())]
+        return type(self.table).__name__, repr(contents)
 
     def Pack(self, builder):
         key = self.key()
         if key not in builder.written:
-            builder.written[key] = self._table.Pack(builder)
+            builder.written[key] = self.table.Pack(builder)
         return builder.written[key]
 
 
@@ -136,15 +138,20 @@ class FileWriter:
         number = self._constants[key] = len(self._graph.tensors) - 1
         return number
 
-    def operator(self, name: str, version: int, inputs: list[int], outputs: list[int], options: Any = None) -> None:
+    def operator(
+        self, name: str, inputs: list[int], outputs: list[int], options: Any = None, version: int | None = None
+    ) -> None:
         """Adds an operator.
 
         Args:
             name: name in the schema, such as `"CONV_2D"`.
-            version: the first version that supports the used features.
             inputs, outputs: tensor numbers; -1 for an omitted input.
             options: an options object of the schema, such as `Conv2DOptionsT`, or `None`.
+            version: its version; by default [`operator_version`].
         """
+        if version is None:
+            read = [None if number < 0 else self._graph.tensors[number] for number in inputs]
+            version = operator_version(name, read, self._graph.tensors[outputs[0]], options)
         operator = schema.OperatorT()
         operator.opcodeIndex = self._codes.setdefault((name, version), len(self._codes))
         operator.inputs, operator.outputs = np.asarray(inputs, "int32"), np.asarray(outputs, "int32")

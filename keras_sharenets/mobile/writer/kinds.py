@@ -22,10 +22,9 @@ from keras_sharenets.mobile.writer.operators import (
 )
 from keras_sharenets.ops import permutations
 
-# The version of CONV_2D with groups, and of TRANSPOSE_CONV with an activation.
-_GROUPED, _ACTIVATED = 6, 4
 # Maximum number of tensors that delegates concatenate at once.
 _MOST_CONCATENATED = 5
+_ACTIVATIONS = {"relu": "RELU", "relu6": "RELU6"}
 
 
 def write_operation(tensors: Tensors, operation: Operation) -> None:
@@ -39,16 +38,15 @@ def _convolution_kernel(tensors, operation):
     return tensors.kernel(operation, operation.kernel, operation.kernel.array.transpose(3, 0, 1, 2), axis=0)
 
 
-def _add_with_kernel(tensors, name, operation, kernel, options, version=None):
+def _add_with_kernel(tensors, name, operation, kernel, options):
     inputs = [tensors.value(operation.inputs[0]), kernel, tensors.bias(operation)]
-    add_operator(tensors, name, inputs, tensors.value(operation.output), options, version)
+    add_operator(tensors, name, inputs, tensors.value(operation.output), options)
 
 
 def _conv(tensors, operation):
     """A convolution with or without groups."""
     kernel = _convolution_kernel(tensors, operation)
-    version = _GROUPED if operation.attributes["groups"] > 1 else None
-    _add_with_kernel(tensors, "CONV_2D", operation, kernel, window_options("Conv2D", operation), version)
+    _add_with_kernel(tensors, "CONV_2D", operation, kernel, window_options("Conv2D", operation))
 
 
 def _shared_conv(tensors, operation):
@@ -61,8 +59,7 @@ def _shared_conv(tensors, operation):
     _, height, width, filters = operation.output.shape
     y = tensors.like(operation.output, (repeats, height, width, filters // repeats), name="t")
     inputs = [x, kernel, tensors.zeros(operation, filters // repeats)]
-    version = _GROUPED if operation.attributes["groups"] > repeats else None
-    add_operator(tensors, "CONV_2D", inputs, y, window_options("Conv2D", operation), version)
+    add_operator(tensors, "CONV_2D", inputs, y, window_options("Conv2D", operation))
     table = (repeats, height * width, filters // repeats)
     y = transposed(tensors, y, operation.output, table, (1, 0, 2), operation.output.shape, free=1)
     tensors.bind(operation.output, y)
@@ -78,12 +75,20 @@ def _depthwise(tensors, operation):
 
 
 def _conv_transpose(tensors, operation):
-    """A transposed convolution; its output shape is an input."""
+    """A transposed convolution; its output shape is an input.
+
+    The activation is an operator of its own: OpenVINO ignores a fused one, and GPU delegates refuse it.
+    """
     kernel, shape = _convolution_kernel(tensors, operation), integers(tensors, operation.output.shape)
     inputs = [shape, kernel, tensors.value(operation.inputs[0]), tensors.bias(operation)]
-    version = _ACTIVATED if operation.activation else None
-    options = window_options("TransposeConv", operation)
-    add_operator(tensors, "TRANSPOSE_CONV", inputs, tensors.value(operation.output), options, version)
+    options = window_options("TransposeConv", dataclasses.replace(operation, activation=None))
+    target = tensors.value(operation.output)
+    if tensors.is_clipped(operation.output, operation.activation):
+        add_operator(tensors, "TRANSPOSE_CONV", inputs, target, options)
+        return
+    before = tensors.like(operation.output, operation.output.shape, name="t")
+    add_operator(tensors, "TRANSPOSE_CONV", inputs, before, options)
+    add_operator(tensors, _ACTIVATIONS[operation.activation], [before], target)
 
 
 def _affine(tensors, operation):
@@ -214,7 +219,7 @@ def _divide(tensors, operation):
     """Division in float, because there is no integer division."""
     inputs = [tensors.real(value) for value in operation.inputs]
     quotient = tensors.writer.tensor(operation.output.shape, "float32")
-    tensors.writer.operator("DIV", 1, inputs, [quotient], window_options("Div", operation))
+    tensors.writer.operator("DIV", inputs, [quotient], window_options("Div", operation))
     tensors.give_real(operation.output, quotient)
 
 
@@ -291,7 +296,7 @@ def _where(tensors, operation):
 
 def _select(tensors, condition, x, y, target):
     number = tensors.writer.tensor(condition.shape, "bool", constant=condition, suffix="/c")
-    add_operator(tensors, "SELECT_V2", [number, x, y], target, options_of("SelectV2"), version=1)
+    add_operator(tensors, "SELECT_V2", [number, x, y], target, options_of("SelectV2"))
 
 
 def _fill(tensors, operation):
@@ -315,7 +320,7 @@ def _softmax(tensors, operation):
 
 
 def _identity(tensors, operation):
-    add_plain(tensors, {"relu": "RELU", "relu6": "RELU6"}[operation.activation], operation)
+    add_plain(tensors, _ACTIVATIONS[operation.activation], operation)
 
 
 _KINDS = {

@@ -1,4 +1,4 @@
-"""Helpers for writing operators of a TFLite file: versions, options, intermediate tensors, and copied operators.
+"""Helpers for writing operators of a TFLite file: options, intermediate tensors, and copied operators.
 
 `Tensors` determines the representation of values and constants in the file (float, or integers with a scale).
 """
@@ -13,20 +13,6 @@ from keras_sharenets.mobile.graph.inference_graph import Constant, Operation, Va
 from keras_sharenets.mobile.inspect.file import OPERATORS, TYPES
 from keras_sharenets.mobile.writer.flatbuffer import schema
 
-# The first version of an operator that supports the features used here, and the operators with other ones.
-_FIRST = {"float32": 1, "int8": 2}
-_VERSIONS = {
-    "CONV_2D": {"float32": 1, "int8": 3},
-    "DEPTHWISE_CONV_2D": {"float32": 1, "int8": 3},
-    "ELU": {"float32": 1, "int8": 1},
-    "FULLY_CONNECTED": {"float32": 1, "int8": 4},
-    "HARD_SWISH": {"float32": 1, "int8": 1},
-    "PRELU": {"float32": 1, "int8": 1},
-    "RESHAPE": {"float32": 1, "int8": 1},
-    "RESIZE_BILINEAR": {"float32": 3, "int8": 3},
-    "RESIZE_NEAREST_NEIGHBOR": {"float32": 3, "int8": 3},
-    "TRANSPOSE_CONV": {"float32": 3, "int8": 3},
-}
 _FUSED = {
     None: schema.ActivationFunctionType.NONE,
     "relu": schema.ActivationFunctionType.RELU,
@@ -45,7 +31,6 @@ class Tensors:
     filter axis of a kernel in the layout of the file.
     """
 
-    version: str  # Of operators: "float32" or "int8".
     any_number_of_images = False  # Whether the batch size is free; otherwise it is 1.
 
     def __init__(self, writer: Any) -> None:
@@ -77,6 +62,10 @@ class Tensors:
     def kernel(self, operation: Operation, kernel: Constant, array: np.ndarray, axis: int) -> int:
         """The operation's kernel; `array` is in the layout of the file."""
         raise NotImplementedError
+
+    def is_clipped(self, value: Value, activation: str | None) -> bool:
+        """Whether the tensor of a value cannot hold numbers that an activation would change."""
+        return activation is None
 
     def constant(self, value: Value, array: np.ndarray) -> int:
         """A value that is the same for all images, as a tensor with the type and scale of other values."""
@@ -111,11 +100,9 @@ class Tensors:
         raise NotImplementedError
 
 
-def add_operator(
-    tensors: Tensors, name: str, inputs: list[int], output: int, options: Any = None, version: int | None = None
-) -> None:
-    """Adds an operator with one output, in the version for the file's data type unless `version` is given."""
-    tensors.writer.operator(name, version or _VERSIONS.get(name, _FIRST)[tensors.version], inputs, [output], options)
+def add_operator(tensors: Tensors, name: str, inputs: list[int], output: int, options: Any = None) -> None:
+    """Adds an operator with one output."""
+    tensors.writer.operator(name, inputs, [output], options)
 
 
 def integers(tensors: Tensors, values: Any) -> int:
@@ -227,7 +214,7 @@ def _copy(writer, model, graph, numbers, constant):
             numbers[index] = _computed(writer, tensor, name)
         code = model.operatorCodes[operator.opcodeIndex]
         name = OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)]
-        writer.operator(name, code.version, inputs, [numbers[index] for index in operator.outputs.tolist()], options)
+        writer.operator(name, inputs, [numbers[index] for index in operator.outputs.tolist()], options, code.version)
     return [read(index) for index in graph.outputs.tolist()]
 
 

@@ -15,6 +15,8 @@ from keras_sharenets.mobile.writer.operators import Tensors
 # Kinds that require batch size 1: delegates do not support slices of a free batch, stacked groups use the batch axis,
 # and the output shape of a transposed convolution is a constant.
 _ONE_IMAGE = ("slice", "stack", "crop", "conv_transpose", "converted")
+# What an activation clips to.
+_LIMITS = {None: (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +81,6 @@ def _write(tensors, graph, names):
 class FloatTensors(Tensors):
     """A file that computes in float32, with constants in float32 or float16."""
 
-    version = "float32"
-
     def __init__(self, stored_type: str) -> None:
         super().__init__(FileWriter())
         self._stored_type = stored_type
@@ -122,7 +122,7 @@ class FloatTensors(Tensors):
             number = self.writer.tensor(array.shape, stored_type, constant=array, suffix=suffix)
             if stored_type != "float32":
                 wide = self.writer.tensor(array.shape, "float32", name="w")
-                self.writer.operator("DEQUANTIZE", 3, [number], [wide])
+                self.writer.operator("DEQUANTIZE", [number], [wide])
                 number = wide
             self._constants[key] = number
         return self._constants[key]
@@ -153,8 +153,6 @@ def _checked_scales(operation, scales):
 class Int8Tensors(Tensors):
     """An integer file with 8-bit values and kernels, and 32-bit biases."""
 
-    version = "int8"
-
     def __init__(self, quantized: QuantizedGraph, input_type: str, output_type: str) -> None:
         super().__init__(FileWriter())
         self._quantized = quantized
@@ -167,7 +165,7 @@ class Int8Tensors(Tensors):
         if self._input_type == "int8":
             return super().input(value)
         end, inside = self._end(value, self._input_type), self.value(value)
-        self.writer.operator("QUANTIZE", 1, [end], [inside])
+        self.writer.operator("QUANTIZE", [end], [inside])
         return end
 
     def output(self, value: Value) -> int:
@@ -176,8 +174,7 @@ class Int8Tensors(Tensors):
         if self._output_type == "float32" and value.number in self._reals:
             return self._reals[value.number]  # Not rounded.
         inside, end = self.value(value), self._end(value, self._output_type)
-        name, version = ("DEQUANTIZE", 2) if self._output_type == "float32" else ("QUANTIZE", 1)
-        self.writer.operator(name, version, [inside], [end])
+        self.writer.operator("DEQUANTIZE" if self._output_type == "float32" else "QUANTIZE", [inside], [end])
         return end
 
     def _end(self, value, dtype):
@@ -191,6 +188,11 @@ class Int8Tensors(Tensors):
         parameters = quantization.scale, quantization.zero_point, 0
         return self.writer.tensor(shape, "int8", quantization=parameters, name=name)
 
+    def is_clipped(self, value: Value, activation: str | None) -> bool:
+        quantization = self._quantized.values[value.number]
+        low, high = quantization.integers(np.array(_LIMITS[activation], "float32"))
+        return bool(low == -128 and high == 127)
+
     def kernel(self, operation: Operation, kernel: Constant, array: np.ndarray, axis: int) -> int:
         stored = self._quantized.kernels[kernel].scale
         scales = stored.reshape([-1 if place == axis else 1 for place in range(array.ndim)])
@@ -202,14 +204,14 @@ class Int8Tensors(Tensors):
         if value.number in self._reals and value.number not in self._values:
             self._check_whole(value)
             real, inside = self._reals[value.number], super().value(value)
-            self.writer.operator("QUANTIZE", 1, [real], [inside])
+            self.writer.operator("QUANTIZE", [real], [inside])
         return super().value(value)
 
     def real(self, value: Value) -> int:
         if value.number not in self._reals:
             self._check_whole(value)
             inside, real = self.value(value), self.writer.tensor(value.shape, "float32", name="t")
-            self.writer.operator("DEQUANTIZE", 2, [inside], [real])
+            self.writer.operator("DEQUANTIZE", [inside], [real])
             self._reals[value.number] = real
         return self._reals[value.number]
 
