@@ -200,7 +200,7 @@ def draw_pruning_curve(rows: Sequence[CurveRow], title: str) -> bytes:
     """
     rows = sorted(rows, key=lambda row: row.fraction)
     fractions = [row.fraction for row in rows]
-    figure = figures.new_figure(7.5, 4.2, title)
+    figure = figures.new_figure(5.6, 4, title)
     axes = figure.subplots()
     accuracies = [row.accuracy for row in rows]
     axes.plot(fractions, accuracies, color=figures.BLUE, marker="o", markersize=5, linewidth=1.8)
@@ -213,46 +213,46 @@ def draw_pruning_curve(rows: Sequence[CurveRow], title: str) -> bytes:
         figures.percent(axis)
     if all(row.compression is not None for row in rows):
         top = axes.secondary_xaxis("top")
-        top.set_xticks(fractions, [f"{row.compression:.2f}" for row in rows], fontsize=8)
+        named = [row for row, before in zip(rows, [-1.0, *fractions], strict=False) if row.fraction - before > 0.08]
+        top.set_xticks([row.fraction for row in named], [f"{row.compression:.2f}" for row in named], fontsize=8)
         top.set_xlabel("compression: parameters of the baseline per remaining parameter", fontsize=9)
         top.spines["top"].set_color(figures.GRID)
         top.tick_params(color=figures.GRID)
-    return figures.png(figure)
+    return figures.png(figure, dpi=figures.NARROW_DPI)
 
 
 def draw_blending_patterns(patterns: Sequence[Pattern], title: str) -> bytes:
-    """Plots the inputs that blending layers use least and most (ShardNet, figures 4, 7 and 8), one panel per layer.
+    """Plots the inputs that blending layers use least and most (ShardNet, figures 4, 7 and 8), one below the other.
 
     Rows are output channels, columns input channels. Blue marks the smallest weights of a row, red the largest. A
-    channel that is hardly used is a vertical blue line. The lower plot shows the share of rows in which each column is
+    channel that is hardly used is a vertical blue line. The plot below shows the share of rows in which each column is
     blue.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    # Cells are square within limits: a layer with four times as many outputs as inputs would be a narrow strip.
+    # Cells are square within limits: a layer with four times as many outputs as inputs would be a long strip.
     shapes = [pattern.matrix.shape for pattern in patterns]
-    widths = [min(max(inputs / outputs, 0.5), 2) for outputs, inputs in shapes]
-    height = min(max(max(outputs for outputs, _ in shapes) / figures.DPI, 3.6), 8)
-    across = 1 + sum(height * width + 0.4 for width in widths)
-    figure = figures.new_figure(max(across, 5), height + 2.2, title)
-    grid = figure.subplots(2, len(patterns), squeeze=False, width_ratios=widths, height_ratios=(height, 0.8))
-    for matrix_axes, share_axes, pattern in zip(*grid, patterns, strict=True):
-        _draw_matrix(matrix_axes, pattern, height * figures.DPI)
+    heights = [4.4 * min(max(outputs / inputs, 0.5), 1.5) for outputs, inputs in shapes]
+    figure = figures.new_figure(5.6, sum(heights) + 1.7 * len(patterns) + 0.8, title)
+    ratios = [part for height in heights for part in (height, 0.8)]
+    panels = figure.subplots(2 * len(patterns), squeeze=False, height_ratios=ratios)[:, 0]
+    for matrix_axes, share_axes, pattern, height in zip(panels[::2], panels[1::2], patterns, heights, strict=True):
+        _draw_matrix(matrix_axes, pattern, min(4.4, height) * figures.NARROW_DPI)
         _draw_blue_share(share_axes, pattern)
-    grid[0][0].set_ylabel("output channel")
-    grid[1][0].set_ylabel("blue rows")
+        matrix_axes.set_ylabel("output channel")
+        share_axes.set_ylabel("blue rows")
     keys = [
         Patch(facecolor=figures.BLUE, label="smallest weights of the row"),
         Patch(facecolor=figures.RED, label="largest"),
         Line2D([], [], color=figures.DARK, linestyle="--", linewidth=1, label="by chance"),
     ]
     figure.legend(handles=keys, loc="outside lower left", ncols=3, frameon=False, fontsize=9)
-    return figures.png(figure)
+    return figures.png(figure, dpi=figures.NARROW_DPI)
 
 
 def _draw_matrix(axes, pattern: Pattern, pixels: float) -> None:
-    """Plots the pattern with a height of about `pixels` pixels."""
+    """Plots the pattern with a shorter side of about `pixels` pixels."""
     from matplotlib.colors import to_rgb
 
     outputs, inputs = pattern.matrix.shape

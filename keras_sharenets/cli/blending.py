@@ -179,8 +179,8 @@ def report(
     curve, figure = draw_pruning_curve(rows, heading), draw_blending_patterns(patterns, heading)
     sections: dict[str, Section] = {
         "Pruned blending layers": dict(table),
-        "Accuracy of the pruned network": curve,
-        "Inputs that the outputs use least and most": figure,
+        "Accuracy of the pruned network": [curve],
+        "Inputs that the outputs use least and most": [figure],
     }
     return Report(data, sections, {"curve.png": curve, "patterns.png": figure})
 

@@ -294,7 +294,7 @@ def test_figure_of_patterns_has_the_colors_of_the_matrix():
     counts = colors(draw_blending_patterns([pattern], "title"))
     # A quarter of the cells is red, and otherwise only the legend.
     assert counts[figures.RED] / counts["#ffffff"] > 0.1
-    height = 3.6 * figures.DPI
+    height = 4.4 * figures.NARROW_DPI
     assert 0.2 * height**2 < counts[figures.RED] < 0.35 * height**2
     # The plot below the matrix is also blue.
     assert counts[figures.BLUE] > counts[figures.RED]

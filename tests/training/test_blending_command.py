@@ -4,12 +4,14 @@ import re
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 
 from keras_sharenets import files
 from keras_sharenets.analysis.blending import blending_patterns
 from keras_sharenets.analysis.blending_pruning import prune_blending
 from keras_sharenets.cli import blending as blending_command
+from keras_sharenets.rendering.figures import NARROW_DPI
 from keras_sharenets.training.run.network import build
 from trainers.cli import main
 
@@ -93,6 +95,10 @@ def test_layers_and_ranking_options(untrained, tmp_path):
     assert report["curve"][0]["zeroed"] == 12 * 12 // 2
     assert report["curve"][0]["compression"] is None
     assert [pattern["layer"] for pattern in report["patterns"]] == ["blend2"]
+    # A phone shows both figures whole, with readable letters.
+    assert '<div class="scroll"><img' not in (tmp_path / "out" / "index.html").read_text()
+    for name in ("curve.png", "patterns.png"):
+        assert PIL.Image.open(tmp_path / "out" / name).width <= 5.7 * NARROW_DPI
 
 
 def test_interrupted_run_keeps_finished_rows(untrained, tmp_path, capsys, monkeypatch):

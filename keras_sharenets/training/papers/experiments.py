@@ -101,7 +101,8 @@ def train_all(
             if each.data not in loaded:
                 loaded.clear()  # Frees the previous data set.
                 loaded[each.data] = _limited(load(each.data), limit)
-            say(f"{number} of {len(pending)}: {folder.name} ({each.recipe.epochs} epochs, recipe {each.recipe.name})")
+            epochs = "1 epoch" if each.recipe.epochs == 1 else f"{each.recipe.epochs} epochs"
+            say(f"{number} of {len(pending)}: {folder.name} ({epochs}, recipe {each.recipe.name})")
             try:
                 accuracy = _train(each, folder, loaded[each.data], run_options or {}, tell)
                 outcome = f"test accuracy {accuracy:.2%}{clock.tick(each)}"
