@@ -12,6 +12,7 @@ from matplotlib.transforms import Bbox
 
 from keras_sharenets.rendering import figures
 from keras_sharenets.training.recipes.named import find_recipe
+from keras_sharenets.training.reports import plots
 from keras_sharenets.training.reports.plots import (
     draw_comparison,
     draw_comparison_parts,
@@ -74,6 +75,13 @@ def test_long_and_foreign_class_names(monkeypatch):
         monkeypatch.setattr(figures, "FALLBACKS", ("STIXGeneral",))
         assert figures.name_classes(["\u1d81", "bee"], 6) == ["\u1d81", "bee"]
         figures.png(figures.new_figure(1, 1, "\u1d81"))
+
+
+@pytest.mark.parametrize(("count", "ticks"), [(1, [1]), (3, [1, 2, 3])])
+def test_epochs_are_integers(count, ticks):
+    axes = figures.new_figure(5, 4).subplots()
+    plots._epochs(axes, count)
+    assert [tick for tick in axes.get_xticks() if 0.5 < tick < count + 0.5] == ticks
 
 
 def test_images_keep_their_pixels():

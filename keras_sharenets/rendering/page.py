@@ -39,7 +39,8 @@ pre { white-space: pre-wrap; } details pre { white-space: pre; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: 0.8rem; }
 .gallery figure { margin: 0; font-size: 0.8rem; line-height: 1.3; overflow-wrap: anywhere; }
 .gallery img { width: 100%; } .wrong { color: var(--wrong); }
-@media (max-width: 40rem) { td, th { padding-right: 0.6rem; } }
+@media (max-width: 40rem) { table { font-size: 0.8rem; } td, th { padding-right: 0.6rem; } }
+td:last-child, th:last-child { padding-right: 0; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 1rem; }
 .figures img, img.photos { max-width: min(100%, 44rem); }
 """

@@ -104,6 +104,10 @@ def test_stopped_run_is_resumed(quick_network, tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "on_epoch_end", stop)
         assert run(*words) == 128 + signal.SIGTERM
+    # Not `fit --resume`, which would train on more than the 64 images.
+    errors = capsys.readouterr().err
+    assert errors.endswith("interrupted: The same command continues with this run.\n")
+    assert "1 of 1: igcv1_c48_d8_digits_2epochs_64images_seed0 (2 epochs, " in errors
     (folder,) = (tmp_path / "out").iterdir()
     stopped = read_metrics(folder / "metrics.json")
     assert (stopped.state, len(stopped.epochs)) == ("stopped", 1)
@@ -125,6 +129,7 @@ def test_locked_and_failed_runs_do_not_prevent_others(quick_network, tmp_path, c
     with hold_folder(tmp_path / "out" / f"{name}0"):
         assert run(*DIGITS, *QUICK, "--epochs", "1", "--output", "out", "--seeds", "0", "1", "2") == 2
     errors = capsys.readouterr().err
+    assert "seed2 (1 epoch, " in errors
     assert f"The folder out/{name}0 is in use by process {os.getpid()} on" in errors
     assert "1 of 3 runs are in progress in other processes" in errors
     assert f"error: 1 of 3 runs failed; the first: {name}1: The output directory out/{name}1 exists" in errors

@@ -7,12 +7,14 @@ import dataclasses
 import gc
 import os
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_sharenets.folder_lock import FolderInUseError, hold_folder
+from keras_sharenets.interruption import Interrupted
 from keras_sharenets.timing import in_words
 from keras_sharenets.training.papers.entries import DATA, Options
 from keras_sharenets.training.recipes.named import differing_fields
@@ -83,6 +85,7 @@ def train_all(
     Raises:
         ValueError: some runs failed (the message names the first; all others were trained), a data set is missing, or
             a folder has a run with other fields of the recipe or other images; nothing is trained in that case.
+        Interrupted: a signal was received. The same call continues.
     """
     ordered = sorted(experiments, key=lambda each: list(DATA).index(each.data) if each.data in DATA else len(DATA))
     folders = [output / each.folder_name(limit) for each in ordered]
@@ -112,6 +115,10 @@ def train_all(
             except (ValueError, RuntimeError) as error:
                 failed.append(f"{folder.name}: {error}")
                 outcome = f"failed: {error}{clock.tick(each)}"
+            except KeyboardInterrupt as stop:
+                number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
+                # Not with `fit --resume`, which resumes a single run, and on all images of the data set.
+                raise Interrupted(number, "The same command continues with this run.") from None
             say(f"   {outcome}")
         waiting = left if len(left) < len(waiting) else []
     if left:

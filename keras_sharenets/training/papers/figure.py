@@ -135,7 +135,7 @@ def _draw_curves(axes: Axes, rows: Sequence[Row], found: Mapping[int, Sequence[G
         if len(group.runs) > 1:
             spread = values.std(axis=0, ddof=1)
             axes.fill_between(epochs, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.set_ylabel("test accuracy")
     axes.legend(frameon=False, fontsize=9)

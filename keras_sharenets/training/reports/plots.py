@@ -210,5 +210,5 @@ def _plot(axes: Axes, epochs: Sequence[Epoch], key: str, label: str, color: str)
 def _epochs(axes: Axes, count: int) -> None:
     axes.set_xlabel("epoch")
     axes.set_xlim(0.5, count + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # By default, two: 0.8 and 1.
     frame(axes)

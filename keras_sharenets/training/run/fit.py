@@ -331,9 +331,9 @@ def check_same_data(run: Run, dataset: Dataset, folder: pathlib.Path) -> None:
     for name in compared:
         # Older records have no entry for a validation split: there was none.
         if run.data.get(name, 0) != summary[name]:
-            raise ValueError(
-                f"The data set has the {name} {summary[name]}, but the run in {folder} has {run.data.get(name, 0)}."
-            )
+            found = str(summary[name])
+            found = f"{found} {name} images" if name in ("train", "test", "validation") else f"the {name} {found}"
+            raise ValueError(f"The data set has {found}, but the run in {folder} has {run.data.get(name, 0)}.")
     changed = changed_split(checksums or {}, dataset.checksums)
     if changed is not None:
         raise ValueError(
