@@ -109,7 +109,7 @@ class _Replay:
     def model(
         self, model: keras.Model, inputs: Sequence[Tensor], prefix: str = "", training: bool | None = None
     ) -> tuple[Tensor, ...]:
-        """Replays `model` on tensors and returns its output tensors; passes `training` on to its layers, as Keras does."""
+        """Replays `model` and returns its output tensors; passes `training` on to its layers, as Keras does."""
         # A plain model over the same graph: `clone_model` does not accept a Sequential here, and compiles the clone of
         # a compiled model.
         plain = keras.Model(model.inputs, model.outputs, name="replay")
