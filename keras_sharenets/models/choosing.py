@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,7 @@ def choose(
     'xception_c35_d8'
     """
     check_task(num_classes, input_shape)
+    num_classes = int(num_classes)
     if max_bytes is not None:
         _checks.positive("max_bytes", max_bytes)
     if max_milliseconds is not None:
@@ -113,7 +115,7 @@ def choose(
 
 def check_task(num_classes: int, input_shape: tuple[int, int, int]) -> None:
     """Raises a `ValueError` for fewer than 2 classes, or for a shape that is not that of an image."""
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+    if isinstance(num_classes, bool) or not isinstance(num_classes, numbers.Integral) or num_classes < 2:
         raise ValueError(f"`num_classes` (={num_classes!r}) must be an integer of at least 2.")
     for side in input_shape:
         _checks.positive("input_shape", side)

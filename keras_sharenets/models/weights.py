@@ -148,10 +148,11 @@ def build_trained(variant: Variant, path: pathlib.Path, arguments: Mapping[str, 
 
     Raises:
         ValueError: the file cannot be read, belongs to another network or to one with other options, also if these do
-            not change the shapes of the weights, or preprocesses pixels by something other than a normalization or a
-            rescaling to -1 to 1.
+            not change the shapes of the weights, has no classifier although the number of classes is not given, or
+            preprocesses pixels by something other than a normalization or a rescaling to -1 to 1.
     """
     source = files.load_model(path)
+    _check_ends(source, path, arguments)
     classes = int(source.output_shape[-1])
     given: dict[str, Any] = {"num_classes": classes}
     if arguments.get("num_classes", classes) == classes and source.layers[-1].name == "predictions":
@@ -168,6 +169,20 @@ def build_trained(variant: Variant, path: pathlib.Path, arguments: Mapping[str, 
 
         check_same_network(source, variant, arguments, path)
     return model
+
+
+def _check_ends(source: keras.Model, path: pathlib.Path, arguments: Mapping[str, Any]) -> None:
+    """Raises a `ValueError` unless a network maps images to classes, or to features that suffice for the arguments."""
+    from keras_sharenets.analysis.graph import is_functional
+
+    if not is_functional(source) or len(source.inputs) != 1 or len(source.outputs) != 1:
+        raise ValueError(f"`weights` (={path}) must be a functional network with one input and one output.")
+    classifies = len(source.outputs[0].shape) == 2
+    if not classifies and arguments.get("include_top", True) and "num_classes" not in arguments:
+        raise ValueError(
+            f"`weights` (={path}) belong to a network without a classifier: pass `num_classes`, for a new one, or "
+            "`include_top=False`."
+        )
 
 
 def _check_channels(source: keras.Model, path: pathlib.Path, arguments: Mapping[str, Any]) -> None:

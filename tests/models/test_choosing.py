@@ -3,6 +3,7 @@
 import json
 import shlex
 
+import numpy as np
 import pytest
 
 from keras_sharenets import profile
@@ -33,7 +34,7 @@ def test_pretrained_networks_come_first_with_their_recorded_values():
 
 
 def test_other_classes_and_images_are_counted():
-    (found,) = choose(3, (24, 24, 3), max_bytes=85_000, limit=1)
+    (found,) = choose(np.int64(3), (24, 24, 3), max_bytes=85_000, limit=1)
     record = next(each for each in list_trained() if each.label == found.label)
     counts = profile(create_model(found.model, num_classes=3, input_shape=(24, 24, 3), **found.options))
     assert (found.stored_parameters, found.multiply_adds) == (counts.stored_parameters, counts.multiply_adds)

@@ -188,6 +188,22 @@ def test_weights_of_another_shape(width, message, file):
     assert message in text
 
 
+def test_networks_without_one_classifier(source, tmp_path):
+    """The number of channels of its feature maps would become the number of classes of an untrained classifier."""
+    path, maps = tmp_path / "other.keras", source.get_layer("stage3_relu").output
+    files.save_model(keras.Model(source.input, maps), path)
+    with pytest.raises(ValueError, match=r"without a classifier: pass `num_classes`, for a new one, or `include_top="):
+        ksn.create_model("resnet_8", weights=path, **SMALL)
+    for made in ({"num_classes": 4}, {"include_top": False}):
+        model = ksn.create_model("resnet_8", weights=path, **SMALL, **made)
+        kernels = [network.get_layer("stem").get_weights()[0] for network in (model, source)]
+        np.testing.assert_array_equal(*kernels)
+    for other in (keras.Model(source.input, [maps, source.output]), keras.Sequential()):
+        files.save_model(other, path)
+        with pytest.raises(ValueError, match="must be a functional network with one input and one output"):
+            ksn.create_model("resnet_8", weights=path, **SMALL)
+
+
 def test_options_that_change_no_shape(source, tmp_path):
     """With equal shapes, the weights would fit another network: in layers, settings, or connections."""
     file, own = tmp_path / "net.keras", {"width": 8, "branch_channels": ((2, 4),) * 3}
