@@ -121,7 +121,8 @@ def distill(
         if not theirs:
             return loss
         errors = [compared.compute_loss(*pair) for pair in zip(theirs, seen.features, strict=True)]
-        return loss + ops.cast(feature_weight * sum(errors) / len(errors), loss.dtype)
+        mean = ops.reshape(feature_weight * sum(errors) / len(errors), (1,))
+        return loss + _Number()(mean, mean)
 
     add_distillation_loss(model, distance, weight)
     return model
@@ -295,6 +296,13 @@ def _recording_features(
 
         model.call = call
     return model, seen
+
+
+class _Number(keras.losses.Loss):
+    """A number as Keras counts losses: in `floatx`, and divided by the number of devices, whose gradients are added."""
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return y_pred
 
 
 def _relative_error(theirs: Tensor, own: Tensor) -> Tensor:

@@ -1,3 +1,5 @@
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -113,6 +115,22 @@ def test_student_with_a_loss_of_its_own():
     assert model.train_on_batch(given, np.zeros((4, 3))) == pytest.approx(expected, rel=1e-4)
     with pytest.raises(ValueError, match="require a student without a training step or loss of its own"):
         ksn.distill(student, teachers[0], features={student.layers[-1].name: teachers[0].layers[-1].name})
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere Keras adds no gradients of devices")
+def test_loss_on_several_devices(monkeypatch):
+    import tensorflow as tf
+
+    student, teacher = student_and_teacher()
+    model = ksn.distill(student, teacher, weight=0.5, features="blocks")
+    model.compile(keras.optimizers.SGD(0.0), LOSS, run_eagerly=True)
+    given, losses = images(teacher), []
+    scores = model(given)
+    for devices in (1, 2):
+        strategy = types.SimpleNamespace(num_replicas_in_sync=devices)
+        monkeypatch.setattr(tf.distribute, "get_strategy", lambda strategy=strategy: strategy)
+        losses.append(float(model.compute_loss(given, np.zeros(16), scores)))
+    assert losses[0] == pytest.approx(2 * losses[1], rel=1e-5)
 
 
 def test_features_with_losses_in_float64():
