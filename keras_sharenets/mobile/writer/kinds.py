@@ -270,23 +270,43 @@ def _rotate(tensors, operation, groups):
         shape = (int(np.prod(shape[:-1])), groups, size)
         table, rotated = tensors.like(source, shape, name="t"), tensors.like(source, shape, name="t")
         reshape_to(tensors, tensors.value(source), table, shape)
-    parts = []
-    for begin, width in ((first, size - first), (0, first)):
-        sides = (*shape[:-1], width)
-        parts.append(tensors.like(source, sides, name="t"))
-        _cut(tensors, table, parts[-1], [*[0] * (len(shape) - 1), begin], sides)
-    _join(tensors, parts, rotated, len(shape) - 1)
+    _join_parts(tensors, source, table, rotated, shape, len(shape) - 1, [(first, size - first), (0, first)])
     if groups > 1:
         reshape_to(tensors, rotated, tensors.value(operation.output), operation.output.shape)
+
+
+def _join_parts(tensors, value, source, target, shape, axis, parts):
+    """Joins parts `(start, width)` of a tensor of the given shape and the type of a value, along an axis."""
+    pieces = []
+    for begin, width in parts:
+        sides = (*shape[:axis], width, *shape[axis + 1 :])
+        pieces.append(tensors.like(value, sides, name="t"))
+        _cut(tensors, source, pieces[-1], [begin if place == axis else 0 for place in range(len(shape))], sides)
+    _join(tensors, pieces, target, axis)
 
 
 def _is_shuffle(indices, channels, rows):
     return channels % rows == 0 and np.array_equal(indices, permutations.channel_shuffle(channels, rows))
 
 
+def two_ranges(operation: Operation) -> list[tuple[int, int]]:
+    """The `(start, width)` of the two ranges of indices that a gather joins, such as a roll; empty for others."""
+    if operation.kind != "gather":
+        return []
+    indices = np.asarray(operation.attributes["indices"])
+    ranges = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
+    return [(int(each[0]), len(each)) for each in ranges] if len(ranges) == 2 else []
+
+
 def _gather(tensors, operation):
-    options = options_of("Gather", axis=operation.attributes["axis"])
-    add_plain(tensors, "GATHER", operation, options, operation.attributes["indices"])
+    """Two slices if they suffice, which delegates support."""
+    (source,), axis = operation.inputs, operation.attributes["axis"]
+    parts = two_ranges(operation)
+    if parts:
+        ends = tensors.value(source), tensors.value(operation.output)
+        _join_parts(tensors, source, *ends, source.shape, axis, parts)
+    else:
+        add_plain(tensors, "GATHER", operation, options_of("Gather", axis=axis), operation.attributes["indices"])
 
 
 def _where(tensors, operation):

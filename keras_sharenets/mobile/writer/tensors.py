@@ -9,7 +9,7 @@ import numpy as np
 from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph, affine_quantization, integers_of
 from keras_sharenets.mobile.writer.flatbuffer import FileWriter
-from keras_sharenets.mobile.writer.kinds import rotated_groups, write_operation
+from keras_sharenets.mobile.writer.kinds import rotated_groups, two_ranges, write_operation
 from keras_sharenets.mobile.writer.operators import Tensors
 
 # Kinds that require batch size 1: delegates do not support slices of a free batch, stacked groups use the batch axis,
@@ -63,7 +63,8 @@ def _write(tensors, graph, names):
     # A program may resize the input to any batch size. The shapes do not declare it with -1, because LiteRT.js rejects
     # such files.
     tensors.any_number_of_images = not any(
-        operation.kind in _ONE_IMAGE or rotated_groups(operation) for operation in graph.operations
+        operation.kind in _ONE_IMAGE or rotated_groups(operation) or two_ranges(operation)
+        for operation in graph.operations
     )
     inputs = {}
     for name, value in zip(names.inputs, graph.inputs, strict=True):

@@ -1,4 +1,4 @@
-"""Operators have the versions that TensorFlow's converter writes, and options that programs follow."""
+"""Operators have the versions that TensorFlow's converter writes, and forms that other programs accept."""
 
 import keras
 import numpy as np
@@ -74,3 +74,20 @@ def test_no_fused_activation_of_a_transposed_convolution(quantization, joined, a
     interpreter = file.open_bytes(data, "The file")
     (output,) = file.run_examples(interpreter, (IMAGES,), [interpreter.get_output_details()[0]["index"]])
     np.testing.assert_allclose(output, model.predict(IMAGES, verbose=0), atol=0.05 if quantization else 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("select", "names"),
+    [
+        (lambda x: ops.roll(x, 2, axis=1), {"SLICE", "CONCATENATION"}),
+        (lambda x: ops.take(x, np.array([4, 5, 0, 1, 2]), axis=2), {"SLICE", "CONCATENATION"}),
+        (lambda x: ops.take(x, np.array([2, 3, 1, 0]), axis=3), {"GATHER"}),
+    ],
+)
+def test_rolls_are_slices_that_delegates_support(select, names):
+    inputs = keras.Input(IMAGES.shape[1:])
+    data = convert(keras.Model(inputs, select(inputs)), IMAGES)
+    assert set(versions(data)) == names
+    interpreter = file.open_bytes(data, "The file")
+    (output,) = file.run_examples(interpreter, (IMAGES,), [interpreter.get_output_details()[0]["index"]])
+    np.testing.assert_array_equal(output, np.asarray(select(IMAGES)))
