@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence, Set
@@ -185,6 +186,24 @@ def heads_of(graph: Graph) -> list[Head]:
     shapes = [output.shape for output in graph.outputs]
     pairs = zip(ends_of(graph), shapes, strict=True)
     return [head_of_end(end, shape[-1] if len(shape) > 1 else 1) for end, shape in pairs]
+
+
+def names_of_outputs(model: keras.Model, graph: Graph) -> dict[int, str]:
+    """By the identity of an operation, the name of its output among several: that of the nested model that returns it.
+
+    Losses and labels refer to it. An operation that returns outputs of several names keeps its own.
+
+    Args:
+        model: functional or sequential model.
+        graph: its trace.
+    """
+    makers = {tensor.number: id(call.operation) for call in graph.calls for tensor in call.outputs}
+    found = collections.defaultdict(set)
+    for tensor, output in zip(model.outputs, graph.outputs, strict=True):
+        if output.number in makers:
+            found[makers[output.number]].add(tensor._keras_history.operation.name)
+    several = len(model.outputs) > 1
+    return {number: name for number, (name, *others) in found.items() if several and not others}
 
 
 def _end(tensor: Tensor, calls: dict[int, Call]) -> str | None:

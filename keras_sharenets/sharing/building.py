@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_sharenets._types import Tensor
 from keras_sharenets.analysis.graph import Call, Graph, copy_layer, rebuild, set_weights
+from keras_sharenets.heads import names_of_outputs
 from keras_sharenets.sharing.changes import Change, bias_arguments
 from keras_sharenets.sharing.places import Order, Place, numpy_of
 
@@ -41,7 +42,7 @@ class _Names:
         paths = {}
         for call in graph.calls:
             paths.setdefault(id(call.operation), (call.operation.name, call.path.replace("/", "_")))
-        for number, name in _names_of_outputs(model, graph).items():
+        for number, name in names_of_outputs(model, graph).items():
             paths[number] = name, paths[number][1]
         inputs = [tensor.name for tensor in model.inputs]
         counts = collections.Counter([*inputs, *(name for name, _ in paths.values())])
@@ -58,20 +59,6 @@ class _Names:
             name += "_"
         self._taken.add(name)
         return name
-
-
-def _names_of_outputs(model: keras.Model, graph: Graph) -> dict[int, str]:
-    """By the identity of an operation, the name of its output among several: that of the nested model that returns it.
-
-    Losses and labels refer to it. An operation that returns outputs of several names keeps its own.
-    """
-    makers = {tensor.number: id(call.operation) for call in graph.calls for tensor in call.outputs}
-    found = collections.defaultdict(set)
-    for tensor, output in zip(model.outputs, graph.outputs, strict=True):
-        if output.number in makers:
-            found[makers[output.number]].add(tensor._keras_history.operation.name)
-    several = len(model.outputs) > 1
-    return {number: name for number, (name, *others) in found.items() if several and not others}
 
 
 class _Builder:

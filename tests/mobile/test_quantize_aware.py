@@ -64,11 +64,20 @@ def test_indices_are_not_quantized():
     assert_close(q(indices), vectors, np.ptp(vectors) / 255)
 
 
-def test_outputs_keep_their_names():
+def head(name, end):
+    return keras.layers.Dense(3, end, name=name)
+
+
+def nested_head(name, end):
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Activation(end)], name=name)
+
+
+@pytest.mark.parametrize("make", [head, nested_head])
+def test_outputs_keep_their_names(make):
     inputs = keras.Input((4,))
     x = keras.layers.Dense(4, activation="relu", name="hidden")(inputs)
-    ends = {"kind": "softmax", "present": "sigmoid", "size": None}
-    model = keras.Model(inputs, [keras.layers.Dense(3, end, name=name)(x) for name, end in ends.items()])
+    ends = {"kind": "softmax", "present": "sigmoid", "size": None, "level": "relu"}
+    model = keras.Model(inputs, [make(*end)(x) for end in ends.items()])
     quantized = ksn.mobile.quantize_aware(model)
     assert quantized.output_names == model.output_names == list(ends)
     quantized.compile("sgd", {name: "mse" for name in ends})

@@ -12,6 +12,7 @@ import numpy as np
 from keras_sharenets import _checks
 from keras_sharenets import layers as ours
 from keras_sharenets.analysis.graph import copy_layer, rebuild, trace
+from keras_sharenets.heads import names_of_outputs
 from keras_sharenets.layers.quantized_kernels import PRESERVE, inner, stored_kernels
 from keras_sharenets.mobile.compress.training import TrainedWithTFMOT, check_backend, plain
 from keras_sharenets.mobile.graph import passes, scales
@@ -68,7 +69,7 @@ def quantize_aware(model: keras.Model, *, engine: str = "keras", preserve: str |
         if isinstance(call.operation, (ours.FakeQuantize, ours.QuantizedKernels)):
             raise ValueError(f"`model` (='{model.name}') is quantization-aware already: see '{call.path}'.")
     ranges, in_float = _ranges(traced)
-    layers = _FakeQuantization(traced, ranges, in_float, preserve)
+    layers = _FakeQuantization(traced, ranges, in_float, preserve, names_of_outputs(model, traced))
     quantized = rebuild(model, traced, layers.call, layers.of_input)
     if engine == "keras":
         return quantized
@@ -137,11 +138,12 @@ def _is_frozen_unclustered(layer):
 class _FakeQuantization:
     """Wraps the layers of a network and inserts fake quantization after its calls while the network is rebuilt."""
 
-    def __init__(self, traced, groups, in_float, preserve):
+    def __init__(self, traced, groups, in_float, preserve, names):
         self._ends = {tensor.number for tensor in traced.outputs}
         self._groups = groups
         self._in_float = in_float
         self._preserve = preserve
+        self._names = names
         self._places = collections.Counter(groups.values())
         self._ranges = {}
         self._wrappers = {}
@@ -156,7 +158,7 @@ class _FakeQuantization:
         name = call.path.replace("/", "_") + (f"_{call.index + 1}" if call.index else "")
         names = [name, *(f"{name}_output_{place}" for place in range(2, len(outputs) + 1))]
         is_end = wrapped is not operation and self._is_end(call)
-        ranges = [operation.name] if is_end else [f"{name}_range" for name in names]
+        ranges = [self._name_of(operation)] if is_end else [f"{name}_range" for name in names]
         return [self._with_range(*each) for each in zip(call.outputs, outputs, ranges, strict=True)]
 
     def of_input(self, tensor, symbol):
@@ -167,19 +169,27 @@ class _FakeQuantization:
         """Whether a call returns an output of the network, which keeps its name: losses and labels refer to it."""
         return len(call.outputs) == 1 and call.index == 0 and call.outputs[0].number in self._ends
 
+    def _name_of(self, operation):
+        """The name of an operation or, at the end of a nested model that returns an output, of that model."""
+        return self._names.get(id(operation), operation.name)
+
     def _wrapped(self, call):
         layer = call.operation
         if id(layer) not in self._wrappers:
             ranged = any(tensor.number in self._groups for tensor in call.outputs)
             # Without kernels: the wrapper gives its name to the range of an output; two layers cannot have one name.
-            wraps = id(layer) not in self._in_float if stored_kernels(layer) else ranged and self._is_end(call)
+            renamed = self._name_of(layer) != layer.name
+            wraps = (ranged or renamed) and self._is_end(call)
+            if stored_kernels(layer):
+                wraps = id(layer) not in self._in_float
             if not wraps:
                 return layer
             if not isinstance(layer, keras.layers.Layer):  # A function, such as `keras.ops.relu`, has no weights.
-                self._wrappers[id(layer)] = copy_layer(layer, lambda config: config | {"name": layer.name + _ROUNDED})
+                name = layer.name + _ROUNDED if ranged else self._name_of(layer)
+                self._wrappers[id(layer)] = copy_layer(layer, lambda config: config | {"name": name})
                 return self._wrappers[id(layer)]
             preserve = "zeros" if self._preserve == "clusters" and _is_frozen_unclustered(layer) else self._preserve
-            name = layer.name if self._is_end(call) and not ranged else layer.name + _ROUNDED
+            name = self._name_of(layer) if self._is_end(call) and not ranged else layer.name + _ROUNDED
             wrapper = ours.QuantizedKernels(layer, preserve=preserve, name=name)
             wrapper.build()
             if preserve == "clusters":
