@@ -6,6 +6,7 @@ Every file is written under a temporary name and renamed, so a killed process le
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 import uuid
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 LABELS = "labels.txt"  # Class names, one per line, next to the files of a classifier.
+_HDF5 = b"\x89HDF\r\n\x1a\n"  # The first bytes of such a file.
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
@@ -132,6 +134,12 @@ def load_model(path: str | os.PathLike) -> Any:
     path = pathlib.Path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
+    with path.open("rb") as file:
+        if file.read(len(_HDF5)) == _HDF5:
+            raise ValueError(
+                f"{path} is an HDF5 file, as earlier versions of Keras wrote them: open it with "
+                "`keras.saving.load_model`, under a name that ends in .h5, and save the network as a `.keras` file."
+            )
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not a Keras file: a `.keras` file is a zip archive with `config.json` in it.")
     with zipfile.ZipFile(path) as archive:
@@ -143,7 +151,10 @@ def load_model(path: str | os.PathLike) -> Any:
         return keras.saving.load_model(path, compile=False)
     # For damaged files, Keras raises many kinds of errors: KeyError, OSError, zlib.error, TypeError ...
     except Exception as error:
-        raise ValueError(f"{path} cannot be loaded as a Keras model: {type(error).__name__}: {error}") from error
+        # Without the configurations that Keras quotes: of the network in the middle, of a layer at the end.
+        told = re.sub(r"\s*config=\{.*?\}\.\s*(?=Exception encountered)", " ", str(error), flags=re.DOTALL)
+        told = told.partition("Full object config")[0].rstrip()
+        raise ValueError(f"{path} cannot be loaded as a Keras model: {type(error).__name__}: {told}") from error
 
 
 def write_labels(folder: str | os.PathLike, class_names: Iterable[str]) -> None:

@@ -226,9 +226,16 @@ def _how_to_install(error: ModuleNotFoundError) -> str:
 
 @contextlib.contextmanager
 def _short_warnings() -> Iterator[None]:
-    """Shows warnings on one line, without their source location."""
-    before = warnings.formatwarning
-    warnings.formatwarning = lambda message, *place, **more: f"warning: {printable(str(message))}\n"
+    """Shows warnings on one line, without their source location, and each text once."""
+    before, told = warnings.formatwarning, set()
+
+    def show(message, *place, **more):
+        text = f"warning: {printable(str(message))}\n"
+        repeated = text in told  # For example of several files that are exported with the same images.
+        told.add(text)
+        return "" if repeated else text
+
+    warnings.formatwarning = show
     try:
         yield
     finally:

@@ -113,7 +113,9 @@ def _begin(arguments: argparse.Namespace) -> Answer:
     network = files.load_model(path)
     record = path.with_name("metrics.json")
     recorded = read_metrics(record).source if record.is_file() else None
-    dataset = load_data(data_source(arguments, recorded))
+    source = data_source(arguments, recorded)
+    source.check_outside(output)
+    dataset = load_data(source)
     if class_names is not None and list(class_names) != list(dataset.class_names):
         raise ValueError(f"The classes of {dataset.name} must match those of {arguments.target}.")
     plan = Plan(

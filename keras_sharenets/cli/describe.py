@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pathlib
 
 from keras_sharenets.cli.arguments import add_input_shape
 from keras_sharenets.cli.command import Answer
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    from keras_sharenets.models import find_variant
+    from keras_sharenets.models import find_variant, list_models
 
     if arguments.input_shape is not None and min(arguments.input_shape) < 1:
         given = " ".join(map(str, arguments.input_shape))
@@ -32,6 +33,8 @@ def check(arguments: argparse.Namespace) -> None:
             "size of the images."
         )
     if not arguments.target.endswith((".tflite", ".keras")):
+        if arguments.target not in list_models() and pathlib.Path(arguments.target).exists():
+            raise ValueError(f"{arguments.target} is neither a .keras nor a .tflite file.")
         find_variant(arguments.target)
         return
     if arguments.classes is not None:
@@ -51,7 +54,7 @@ def run(arguments: argparse.Namespace) -> Answer:
 
         description = mobile.describe_tflite(arguments.target)
         description["size"] = mobile.size_report(arguments.target).parts
-        return Answer(json.dumps(description, indent=2), description)
+        return Answer(json.dumps(description, indent=2, ensure_ascii=False), description)
 
     from keras_sharenets import analysis, files
     from keras_sharenets.models import create_model

@@ -1,4 +1,4 @@
-"""Measure the accuracy of a .keras or .tflite file on a test split.
+"""Measure the accuracy of a .keras or .tflite file, or of the network of a run, on a test split.
 
 sharenets evaluate runs/digits/last.keras --data digits
 """
@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import pathlib
 
 from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.files import check_paths
 
+SUFFIXES = (".keras", ".tflite")
 _ENLARGED = "of images resized so that the short side is 8/7 of the crop"
 CROPS_NOTES = {"none": "", "center": f"on the center crop {_ENLARGED}", "ten": f"on ten crops {_ENLARGED}"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help=".keras or .tflite file")
-    add_data_arguments(parser)
+    parser.add_argument("file", metavar="FILE|RUN_DIR", help=".keras or .tflite file, or the folder of a run")
+    add_data_arguments(parser, required=False, note="Default: the data of the run that the file belongs to.")
     add_crops(parser, "test on")
 
 
@@ -34,16 +36,27 @@ def add_crops(parser: argparse.ArgumentParser, verb: str) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     check_paths(arguments.file)
+    path = pathlib.Path(arguments.file)
+    if not path.is_dir() and path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} is neither a .keras nor a .tflite file.")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
     """The accuracy and its data set, the error rates, and the crops if there are any."""
     from keras_sharenets.training.reports.evaluate import evaluate
-    from keras_sharenets.training.run.finished import crops_of_file
+    from keras_sharenets.training.run.finished import crops_of_file, network_file, open_run, run_of_file
 
-    dataset = load_data(data_source(arguments))
-    crops = arguments.crops or crops_of_file(arguments.file)
-    result = evaluate(arguments.file, dataset, crops)
+    path = pathlib.Path(arguments.file)
+    if path.is_dir():
+        open_run(path)
+        path = network_file(path)
+    # Other data has another size, and other splits, than the record says.
+    trained = None if arguments.data is not None else run_of_file(path)
+    if trained is None and arguments.data is None:
+        raise ValueError(f"`--data` is required: {path} belongs to no run.")
+    dataset = load_data(data_source(arguments, trained and trained.source))
+    crops = arguments.crops or crops_of_file(path)
+    result = evaluate(path, dataset, crops)
     text = f"accuracy {result.accuracy:.4f} ({result.correct} of {result.images} test images) on {dataset.note}"
     more = {"error_rate": 1 - result.accuracy, "top5_accuracy": result.top5_accuracy, "crops": crops}
     text += f"\nerror rate {1 - result.accuracy:.4f}"

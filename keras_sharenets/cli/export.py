@@ -96,7 +96,9 @@ def check(arguments: argparse.Namespace) -> None:
             wanted = (
                 "a .keras file, but TARGET is a folder" if of_run else "the folder of a run, but TARGET is not a folder"
             )
-            raise ValueError(f"`{_option(name)}` is for {wanted} (={arguments.target}).")
+            file = pathlib.Path(arguments.target, "last.keras")
+            instead = f": export {file}" if of_run and file.is_file() else ""
+            raise ValueError(f"`{_option(name)}` is for {wanted} (={arguments.target}){instead}.")
     for name in ("device", *_CHOSEN, "max_bytes"):
         if arguments.to in ("saved_model", ONNX) and getattr(arguments, name) is not None:
             raise ValueError(f"`{_option(name)}` does not apply to `--to {arguments.to}`.")

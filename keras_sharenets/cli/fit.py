@@ -258,6 +258,7 @@ def _start(arguments: argparse.Namespace) -> Run:
     source = dataclasses.replace(data_source(arguments), validation=arguments.validation or "auto")
     if start is not None and source.input_shape is None and source.is_folder and None not in start.shape:
         source = dataclasses.replace(source, input_shape=start.shape)
+    source.check_outside(output)
     dataset = load_data(source)
     model, options = (str(arguments.model), options) if start is None else (start.model, start.options)
     recipe = adapted_recipe(arguments, model, dataset, trained=start is not None)

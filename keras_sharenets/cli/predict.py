@@ -26,7 +26,7 @@ _BATCH = 64  # Maximum number of images in memory.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     target_help = ".keras or .tflite file, or the folder of a run or of a SavedModel"
     parser.add_argument("target", metavar="FILE|DIR", help=target_help)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file of any size")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image of any size, or a folder of images")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="number of classes to show (default: 3)")
     add_crops(parser, "predict from")
 
@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     """A table with a line per image: the most probable classes, the classes present, or a number."""
     from keras_sharenets.rendering.tables import text_table
 
+    arguments.images = _images(arguments.images)
     names, head, outputs = predict(arguments.target, arguments.images, arguments.crops)
     if head.kind == "value":
         answers = [{"image": path, "value": float(row[0])} for path, row in zip(arguments.images, outputs, strict=True)]
@@ -60,6 +61,19 @@ def run(arguments: argparse.Namespace) -> Answer:
         rows = [["image", *(f"{place + 1}." for place in range(len(answers[0]["classes"])))]]
         rows += [[answer["image"], *map(_shown, answer["classes"])] for answer in answers]
     return Answer(text_table(rows), answers)
+
+
+def _images(paths: Sequence[str]) -> list[str]:
+    """The paths, with the images below it in place of each folder."""
+    from keras_sharenets.images import find_images
+
+    images = []
+    for path in paths:
+        found = [path] if not pathlib.Path(path).is_dir() else [str(image) for image in find_images(path)]
+        if not found:
+            raise ValueError(f"The folder {path} contains no images.")
+        images += found
+    return images
 
 
 def _named(

@@ -206,6 +206,7 @@ def run(arguments: argparse.Namespace) -> Answer | None:
 
     role, folder = search.process_role(), pathlib.Path(arguments.output)
     source = data_source(arguments)
+    source.check_outside(folder)
     asked = _asked(arguments, load_data(source))
     search.check(asked)
     record = settings.record(asked, source)

@@ -354,6 +354,7 @@ def bad_arguments(folder):
         (("export", net, "--output", folder / "images" / ".." / "net.keras"), "must differ from the network"),
         (("export", net, "--test"), "`--test` is for the folder of a run, but TARGET is not a folder"),
         (("export", folder, "--quantization", "int8"), "`--quantization` is for a .keras file, but TARGET is a folder"),
+        (("describe", images), "is neither a .keras nor a .tflite file"),
         (("export", folder), "metrics.json"),
         (("predict", folder, images / "0.png"), "metrics.json"),
         (("size", folder / "foreign.tflite"), "is not a TFLite file"),

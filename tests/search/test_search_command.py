@@ -154,6 +154,8 @@ def test_report_with_other_data(folder, tmp_path, capsys):
         PIL.Image.new("RGB", (8, 8)).save(tmp_path / name)
     assert main(["report", str(folder), "--data", str(tmp_path)]) == 2
     assert "must match those of the search in" in capsys.readouterr().err
+    assert main(["search", *TINY, "--data", str(tmp_path), "--output", str(tmp_path / "run")]) == 2
+    assert "must not be among the images in" in capsys.readouterr().err
 
 
 def test_report(folder, capsys, monkeypatch):

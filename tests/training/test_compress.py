@@ -102,6 +102,11 @@ def test_bad_arguments_are_rejected_before_training(tmp_path, capsys):
     assert main([*call, "--prune", "0.5"]) == 2
     assert f"`network` (='{tmp_path}/tiny.keras') has 3 classes, but digits has 0, 1" in capsys.readouterr().err
     assert is_unused(tmp_path / "out")
+    for name in ("ant", "bee"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+    images = str(tmp_path / "images")
+    assert main([*call, "--prune", "0.5", "--data", images, "--output", f"{images}/out"]) == 2
+    assert "must not be among the images in" in capsys.readouterr().err
     assert main(["compress", "--resume", str(tmp_path / "taken")]) == 2
     assert "contains no compression" in capsys.readouterr().err
     assert main(["compress", "--resume", str(tmp_path / "taken"), "--prune", "0.5"]) == 2

@@ -1,9 +1,12 @@
 """Errors of `fit` before any file is written."""
 
+import dataclasses
+
 import keras
 import pytest
 from tiny_network import MODEL
 
+from keras_sharenets.training.data.sources import DataSource
 from keras_sharenets.training.run.fit import check_tensorboard, fit
 from keras_sharenets.training.run.record import RunOptions
 
@@ -19,6 +22,13 @@ def test_output_that_cannot_be_written(digits, tmp_path):
     (tmp_path / "runs").symlink_to(tmp_path / "unmounted")
     with pytest.raises(ValueError, match=r"`output` \(='.*runs/a'\) must be in a folder, but .*runs is a broken link"):
         fit(MODEL, digits, tmp_path / "runs" / "a")
+
+
+def test_output_among_the_images(digits, tmp_path):
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=r"`output` \(='.*run'\) must not be among the images"):
+        fit(MODEL, dataclasses.replace(digits, source=DataSource(str(tmp_path))), tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from keras_sharenets.training.data.dataset import describe_dataset
 from keras_sharenets.training.data.folder_layout import role_of
-from keras_sharenets.training.data.sources import load
+from keras_sharenets.training.data.sources import DataSource, load
 
 
 def write(folder, *, names=("cat", "dog"), count=3):
@@ -56,6 +56,30 @@ def test_names_of_splits(tmp_path, train, test):
     assert (len(data.train), len(data.test)) == (6, 4)
     assert all(path.is_relative_to(tmp_path / train) for path in data.train.paths)
     assert all(path.is_relative_to(tmp_path / test) for path in data.test.paths)
+
+
+@pytest.mark.parametrize("inner", ["run", "runs/1", "cat/run", ".runs/1"])
+def test_output_among_the_images(tmp_path, inner):
+    """The figures of a run would be images of one more class, or of the class whose folder it is in."""
+    plain, split = write(tmp_path / "plain"), tmp_path / "split"
+    train, test = write(split / "train"), write(split / "test")
+    for source, folder in (
+        (DataSource(str(plain)), plain),
+        (DataSource("digits", validation=plain), plain),
+        (DataSource(str(train)), train),
+    ):
+        source.check_outside(tmp_path / inner)
+        if inner.startswith("."):
+            source.check_outside(folder / inner)
+            continue
+        with pytest.raises(ValueError, match=rf"`output` \(='{folder / inner}'\) must not be among .* in {folder}:"):
+            source.check_outside(folder / inner)
+    # Next to splits, a folder is not read.
+    source = DataSource(str(split))
+    source.check_outside(split / "runs" / inner)
+    if not inner.startswith("."):
+        with pytest.raises(ValueError, match="must not be among the images"):
+            source.check_outside(test / inner)
 
 
 def test_unused_splits_are_reported(tmp_path):

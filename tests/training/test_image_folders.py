@@ -2,6 +2,7 @@
 
 import os
 import tracemalloc
+import unicodedata
 
 import numpy as np
 import PIL.Image
@@ -133,6 +134,12 @@ def _other_classes(folder):
     write_classes(folder / "val", {"ant": 1, "bee": 1, "dog": 1})
 
 
+def _other_spelling(folder):
+    """A Mac stores an accent apart from its letter."""
+    write_classes(folder / "train", {"ant": 1, unicodedata.normalize("NFC", "b\xe9e"): 1})
+    write_classes(folder / "val", {"Ant": 1, unicodedata.normalize("NFD", "b\xe9e"): 1})
+
+
 def _other_size(folder):
     write_classes(folder, {"ant": 3, "bee": 3})
     for number in range(3):
@@ -150,7 +157,8 @@ def _other_size(folder):
         (_single_image, r"class folder .*data/bee contains one image; a split needs at least 2"),
         (_broken_image, r"data/bee/\d\.png is not an image that can be read"),
         (_broken_test_image, r"data/test/ant/2\.png is not an image that can be read"),
-        (_other_classes, r"data/val differ from those in .*data/train: missing \['cow'\], additional \['dog'\]"),
+        (_other_classes, r"data/val differ from those in .*data/train: missing \['cow'\], additional \['dog'\]\.$"),
+        (_other_spelling, r"missing \['ant', .*\]\. They differ in case, or in the Unicode form of an accent: rename"),
         (
             _other_size,
             r"data/bee/\d\.png has the shape \(7, 7, 3\), the first image \(4, 6, 3\): set `input_shape` to resize",

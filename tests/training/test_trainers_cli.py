@@ -77,7 +77,7 @@ def test_options_set_recipe_and_network(run):
 
 def test_evaluate_prints_the_accuracy_of_the_run(run, capsys):
     accuracy = json.loads((run / "metrics.json").read_text())["test_accuracy"]
-    assert main(["evaluate", str(run / "last.keras"), "--data", "digits"]) == 0
+    assert main(["evaluate", str(run)]) == 0
     expected = f"accuracy {accuracy:.4f} ({round(accuracy * 359)} of 359 test images) on 1,797 handwritten digits"
     assert capsys.readouterr().out.startswith(expected)
 
@@ -85,6 +85,8 @@ def test_evaluate_prints_the_accuracy_of_the_run(run, capsys):
 def test_evaluate_supports_tflite_files(run, capsys, tmp_path):
     accuracy = json.loads((run / "metrics.json").read_text())["test_accuracy"]
     ksn.mobile.export_tflite(files.load_model(run / "last.keras"), tmp_path / "last.tflite")
+    assert main(["evaluate", str(tmp_path / "last.tflite")]) == 2
+    assert f"error: `--data` is required: {tmp_path}/last.tflite belongs to no run." in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "last.tflite"), "--data", "digits"]) == 0
     assert f"({round(accuracy * 359)} of 359 test images)" in capsys.readouterr().out
 
@@ -127,6 +129,7 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
             "error: empty contains no class folders. Expected one folder of images per class",
         ),
         ([*FIT, "--data", "broken"], "error: broken/ant/"),
+        ([*FIT, "--data", "broken", "--output", "broken/run"], "error: `output` (='broken/run') must not be among the"),
         (
             [*FIT, "--data", "cifar10", "--data-dir", "empty"],
             "error: There is no CIFAR-10 in the data directory empty:",

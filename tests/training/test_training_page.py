@@ -89,6 +89,9 @@ def test_predictions(folder, capsys, monkeypatch):
             dict(zip(CLASSES, row.tolist(), strict=True)), rel=1e-5
         )
         assert [entry["probability"] for entry in answer["classes"]] == sorted(row.tolist(), reverse=True)
+    assert main(["predict", "runs/images", "images/ant", paths[1], "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert [answer["image"] for answer in answers] == [*(f"images/ant/{number}.png" for number in range(10)), paths[1]]
     assert main(["predict", "runs/images", paths[0], "--top", "1"]) == 0
     best = int(expected[0].argmax())
     assert capsys.readouterr().out.splitlines() == [
@@ -248,6 +251,10 @@ def test_results(folder, capsys, monkeypatch):
     [
         (["predict", "nowhere", "a.png"], "There is no file or folder nowhere."),
         (["predict", "runs/images", "none.png"], "There is no file none.png."),
+        (
+            ["predict", "runs/images", "runs/images/checkpoints"],
+            "The folder runs/images/checkpoints contains no images.",
+        ),
         (["predict", "runs/images", "images/bee/torn.png"], "images/bee/torn.png is not an image that can be"),
         (["predict", "runs/images", "images/ant/0.png", "--top", "0"], "`--top` (=0) must be a positive integer"),
         (["export", "runs/digits"], "The output directory runs/digits/export exists and is not an empty folder."),

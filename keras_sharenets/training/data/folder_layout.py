@@ -78,6 +78,19 @@ def find_layout(folder: pathlib.Path, *, third_split: bool = False) -> Layout:
     return Layout(train, test, validation, tuple(f"the folder {path.name}/ is not used" for path in others))
 
 
+def check_outside(output: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """Raises a `ValueError` if files in a new folder at `output` would be read as images of the data in `folder`."""
+    root, place = pathlib.Path(folder).resolve(), pathlib.Path(output).resolve()
+    if root not in place.parents or any(map(is_junk, place.relative_to(root).parts)):
+        return
+    layout = find_layout(root)
+    if layout.test is None or any(part in place.parents for part in layout[:3]):
+        raise ValueError(
+            f"`output` (={str(output)!r}) must not be among the images in {folder}: its figures would be read as "
+            "images the next time. Choose a folder elsewhere."
+        )
+
+
 def descend(folder: pathlib.Path) -> pathlib.Path:
     """The folder, or its only subfolder if it contains nothing else and the subfolder has subfolders."""
     for _ in range(NESTED):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import unicodedata
 import zipfile
 from collections.abc import Sequence
 
@@ -116,14 +117,21 @@ def _read_splits(
         found, images, left_out = read_classes(folder)
         class_names = class_names or found
         if class_names != found:
-            missing, extra = set(class_names) - set(found), set(found) - set(class_names)
+            missing, extra = sorted(set(class_names) - set(found)), sorted(set(found) - set(class_names))
+            alike = set(map(_folded, missing)) == set(map(_folded, extra))
+            why = " They differ in case, or in the Unicode form of an accent: rename the folders." if alike else ""
             raise ValueError(
                 f"The classes in {folder} differ from those in {train_folder}: "
-                f"missing {sorted(missing) or 'none'}, additional {sorted(extra) or 'none'}."
+                f"missing {missing or 'none'}, additional {extra or 'none'}.{why}"
             )
         splits.append(images)
         named += [f"{sentence} in {name}/" for sentence in left_out]
     return class_names, splits, named
+
+
+def _folded(name: str) -> str:
+    """A name without the differences that a reader may not see: a Mac stores an accent as a character of its own."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _split(folder: pathlib.Path, seed: int) -> tuple[list[str], list[Split], list[str]]:

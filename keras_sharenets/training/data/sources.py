@@ -75,6 +75,14 @@ class DataSource:
         folder = pathlib.Path(self.data)
         return self.data not in KNOWN and folder.is_dir() and recognize(folder) is None
 
+    def check_outside(self, output: str | os.PathLike) -> None:
+        """Raises a `ValueError` if the folder `output`, which is to be created, is in a folder of images."""
+        from keras_sharenets.training.data.folder_layout import check_outside
+
+        for folder in [self.data] * self.is_folder + [self.validation] * (self.validation != "auto"):
+            if isinstance(folder, str):
+                check_outside(output, folder)
+
     @classmethod
     def from_record(cls, record: Mapping[str, Any] | None, **given: Any) -> DataSource:
         """The source in a record of `to_record`; `given` overrides its fields.
@@ -217,6 +225,7 @@ def _load(source: DataSource) -> Dataset:
     if name not in KNOWN and theirs == name and not source.download and prepared(name, source.data_dir) is None:
         raise ValueError(
             f"`data` (={name!r}) must be one of {', '.join(map(repr, KNOWN))}, a folder, or a data set that TensorFlow "
-            "Datasets has prepared in its data directory (`--data-dir`, `--download`)."
+            f"Datasets has prepared in its data directory (`--data-dir`, `--download`). There is no folder "
+            f"{folder.absolute()}."
         )
     return load_tfds(theirs, source)

@@ -101,6 +101,8 @@ def fit(
         run.test_accuracy
     """
     output = check_output(output)
+    if dataset.source is not None:
+        dataset.source.check_outside(output)
     run_options = run_options or RunOptions()
     check_tensorboard(run_options.tensorboard)
     if frozen and start is None:
