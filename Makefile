@@ -13,6 +13,7 @@ EVERYTHING := ".[all,precisions,test]"
 install = $(BIN)/uv pip install --quiet --python $(BIN)/python $(2) -e $(1) || $(PIP) -e $(1)
 # Two processes; whoever has nothing left to do takes over tests of the other.
 PYTEST := -m pytest -n 2 --dist worksteal
+CHECK_TYPES := $(BIN)/basedpyright --pythonpath $(BIN)/python
 # Otherwise, each process that a test starts would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 # What runs on any Keras backend: `make test` compares with JAX, `make test-jax` runs these tests on it.
@@ -24,14 +25,18 @@ NOTEBOOKS := build/notebooks
 EXECUTE := --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False \
 	--ExecutePreprocessor.extra_arguments=--IPKernelApp.capture_fd_output=False
 
-.PHONY: demo docs notebooks test test-jax test-all test-faults test-lowest test-clients lint clean
+.PHONY: demo docs notebooks test test-jax test-all test-faults test-lowest test-clients lint style clean
 
 demo: $(PACKAGE)
 	rm -rf runs/demo
 	$(BIN)/python -m trainers demo --output runs/demo
 
-test: lint
-	KERAS_BACKEND=tensorflow $(BIN)/python $(PYTEST)
+# The type checker runs beside the tests: alone, it keeps little more than one core busy. What it finds is printed last.
+test: style
+	mkdir -p build
+	$(CHECK_TYPES) >build/types.txt 2>&1 & types=$$!; \
+	KERAS_BACKEND=tensorflow $(BIN)/python $(PYTEST); tests=$$?; \
+	wait $$types || { cat build/types.txt; exit 1; }; exit $$tests
 
 test-jax: $(INSTALLED)
 	KERAS_BACKEND=jax $(BIN)/python $(PYTEST) $(NEUTRAL)
@@ -76,11 +81,13 @@ notebooks: $(INSTALLED)
 	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams $(NOTEBOOKS)/*.ipynb
 	cp $(NOTEBOOKS)/*.ipynb docs/notebooks
 
-lint: $(INSTALLED)
+lint: style
+	$(CHECK_TYPES)
+
+style: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
-	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 $(PACKAGE): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
