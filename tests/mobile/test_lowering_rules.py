@@ -1,5 +1,7 @@
 """Lowering rules reject arguments and overridden methods that they do not handle, with the name of the layer."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ from keras_sharenets.mobile.export.reference import (
 )
 from keras_sharenets.mobile.graph import passes, scales
 from keras_sharenets.mobile.graph.lowering import lower_model
-from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
+from keras_sharenets.mobile.graph.rules import RULES, UnsupportedLayerError
 
 
 def network_around(middle, end=True):
@@ -170,7 +172,9 @@ def test_layer_with_saturated_softmax_is_compared_by_its_logits(monkeypatch):
     dense = layers.Dense(3, activation="softmax", name="sure", kernel_initializer="random_normal")
     model = keras.Model(inputs, dense(layers.Flatten()(inputs)))
     lowered = lower_model(model)
-    check_layers(lowered, (images(0, 8) * 1e3,))
+    np.testing.assert_equal(
+        check_layers(lowered, (images(0, 8) * 1e3,)), results_of(lowered, (images(0, 8) * 1e3,)), strict=True
+    )
     dense.kernel.assign(dense.kernel * 1.01)
     with pytest.raises(LayerMismatchError, match="'sure', a Dense"):
         check_layers(lowered, (images(0, 8) * 1e3,))
@@ -222,3 +226,15 @@ def test_fixed_batch(tmp_path):
     model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(layers.Rescaling(1 / 255)(inputs))))
     pixels = images(0, 8)
     assert export_tflite(model, tmp_path / "net.tflite", representative_data=pixels).score_error < 1e-5
+
+
+def test_network_without_shared_layers_is_lowered_once(tmp_path, monkeypatch):
+    rule, seen = RULES[layers.Dense], []
+
+    def lower_dense(builder, layer, *rest):
+        seen.append(layer.name)
+        return rule.lower(builder, layer, *rest)
+
+    monkeypatch.setitem(RULES, layers.Dense, dataclasses.replace(rule, lower=lower_dense))
+    export_tflite(network_around(layers.Dense(2, name="only")), tmp_path / "net.tflite")
+    assert seen == ["only"]

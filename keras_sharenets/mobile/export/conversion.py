@@ -134,7 +134,7 @@ def convert(
     names = signature_of(lowered.model, traced)
     checked = checked_inputs(representative_data, reference.input_shapes(traced))
     try:
-        reference.check_layers(lowered, checked)
+        expected = reference.check_layers(lowered, checked)
     except tf.errors.InvalidArgumentError as error:
         if representative_data is not None:
             raise
@@ -142,11 +142,25 @@ def convert(
             "`model` cannot compute synthetic examples with values from 0 to 255: pass `representative_data`."
         ) from error
     # Fake quantization rounds in Keras, but is not part of the graph.
-    rounds = any(isinstance(call.operation, FakeQuantize) for call in traced.calls)
-    expected = reference.results_of(lowered.graph if rounds else lowered, checked)
+    if any(isinstance(call.operation, FakeQuantize) for call in traced.calls):
+        expected = reference.results_of(lowered.graph, checked)
+
+    latest: tuple[dict, InferenceGraph | None] = {}, None
 
     def build(materialize):
-        graph = passes.simplify(merging.merge_equal(lower_calls(traced, materialize=materialize)[0]))
+        nonlocal latest
+        choices, graph = latest
+        # Often, the next graph is the same: without shared layers, there are no choices.
+        if graph is None or any(materialize(site) != choice for site, choice in choices.items()):
+            choices = {}
+            graph = build_anew(lambda site: choices.setdefault(site, materialize(site)))
+            latest = choices, graph
+        return graph
+
+    def build_anew(materialize):
+        materialized = all(map(materialize, lowered.shared))
+        graph = lowered.graph if materialized else lower_calls(traced, materialize=materialize)[0]
+        graph = passes.simplify(merging.merge_equal(graph))
         if quantization != "int8":
             graph = passes.split_unit_vectors(graph)
         # Microcontrollers and Vela have an integer version of the operator.

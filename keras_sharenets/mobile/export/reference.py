@@ -84,12 +84,15 @@ def _floor(lowered: LoweredCall, inputs: Sequence[Any]) -> float:
     return _ROUNDING * float(largest) * max(1.0, *map(float, scales), 1.0)
 
 
-def check_layers(lowered: LoweredModel, checked: Arrays) -> None:
+def check_layers(lowered: LoweredModel, checked: Arrays) -> Results:
     """Compares the lowered form of each call with Keras.
 
     Args:
         lowered: result of [`lower_model`].
         checked: a float array `(n, ...)` for each input.
+
+    Returns:
+        The result of [`results_of`] on the same arrays, from the same run.
 
     Raises:
         LayerMismatchError: the relative error of a layer exceeds `TOLERANCE`; names the first such layer.
@@ -99,21 +102,25 @@ def check_layers(lowered: LoweredModel, checked: Arrays) -> None:
     traced, name = lowered.traced, lowered.model.name
     given = {tensor: _batches(array) for tensor, array in zip(traced.inputs, checked, strict=True)}
     results: dict[Tensor, list] = {**given, **{tensor: [] for tensor in traced.outputs if tensor not in given}}
-    for batch in zip(*given.values(), strict=True):
-        for each, (call, inputs, expected) in zip(lowered.calls, run_calls(traced, batch), strict=True):
-            for tensor, output in zip(call.outputs, expected, strict=True):
-                if tensor in results:
-                    results[tensor].append(np.asarray(output))
-            if not isinstance(call.operation, ours.FakeQuantize):
-                _check_layer(each, inputs, expected)
+
+    def check(each, inputs, expected):
+        for tensor, output in zip(each.call.outputs, expected, strict=True):
+            if tensor in results:
+                results[tensor].append(np.asarray(output))
+        if not isinstance(each.call.operation, ours.FakeQuantize):
+            _check_layer(each, inputs, expected)
+
+    scores = _run_layers(lowered, checked, check)
+    right = run_model(lowered.model, checked)
     # Detects layers that represent several calls, and models that run their layers in a custom way.
     outputs = (np.concatenate(results[tensor]) for tensor in traced.outputs)
-    error = max(map(_error, outputs, run_model(lowered.model, checked)))
+    error = max(map(_error, outputs, right))
     if not error <= TOLERANCE:
         raise ExportMismatchError(
             f"`model` (='{name}') does not compute what its layers compute one after the other, and nothing was"
             f" written: relative error {error:.2g} on {len(checked[0])} images (limit {TOLERANCE:.2g})."
         )
+    return right, scores or right
 
 
 def _batches(array: np.ndarray) -> list[np.ndarray]:
@@ -251,10 +258,15 @@ def keras_scores(lowered: LoweredModel, inputs: Arrays) -> Arrays:
     Returns:
         A float32 array `(n, ...)` for each output.
     """
-    graph = lowered.graph
-    wanted = graph.scores()
-    if wanted == graph.outputs:
+    if lowered.graph.scores() == lowered.graph.outputs:
         return run_model(lowered.model, inputs)
+    return _run_layers(lowered, inputs)
+
+
+def _run_layers(lowered, inputs, see=lambda each, read, outputs: None):
+    """Passes each lowered call, its inputs and its outputs to `see`; returns the scores unless they are the outputs."""
+    graph = lowered.graph
+    wanted = () if graph.scores() == graph.outputs else graph.scores()
     # Outputs that occur twice are copied after the last call.
     copied = {step.output: step.inputs[0] for step in graph.operations[sum(len(c.operations) for c in lowered.calls) :]}
     sources = [copied.get(value, value).number for value in wanted]
@@ -262,6 +274,7 @@ def keras_scores(lowered: LoweredModel, inputs: Arrays) -> Arrays:
     for batch in zip(*map(_batches, inputs), strict=True):
         values = dict(zip((value.number for value in graph.inputs), batch, strict=True))
         for each, (_, read, outputs) in zip(lowered.calls, run_calls(lowered.traced, batch), strict=True):
+            see(each, read, outputs)
             if any(step.output.number in found for step in each.operations):
                 values = {**_run_lowered(each, read), **values}
             values.update(zip((value.number for value in each.outputs), outputs, strict=True))

@@ -29,7 +29,7 @@ from keras_sharenets.mobile.graph import (  # Most are imported only to register
     sharing_rules,
 )
 from keras_sharenets.mobile.graph.fallback import lower_by_converter
-from keras_sharenets.mobile.graph.inference_graph import InferenceGraph, Materialize, Operation, Value
+from keras_sharenets.mobile.graph.inference_graph import CallSite, InferenceGraph, Materialize, Operation, Value
 from keras_sharenets.mobile.graph.rules import (
     RULES,
     GraphBuilder,
@@ -66,12 +66,16 @@ class LoweredCall:
 
 @dataclasses.dataclass(frozen=True)
 class LoweredModel:
-    """A model, its trace by [`keras_sharenets.analysis.graph.trace`], and its lowered calls."""
+    """A model, its trace by [`keras_sharenets.analysis.graph.trace`], and its lowered calls.
+
+    `shared` are the calls of kernel-shared layers, `(name, use)`, each of which `graph` materializes.
+    """
 
     model: keras.Model
     traced: Graph
     graph: InferenceGraph
     calls: tuple[LoweredCall, ...]
+    shared: tuple[CallSite, ...]
 
 
 def lower_model(model: keras.Model) -> LoweredModel:
@@ -80,8 +84,9 @@ def lower_model(model: keras.Model) -> LoweredModel:
     Raises:
         ValueError: the model is not functional, or a layer cannot be lowered (`UnsupportedLayerError`).
     """
-    traced = with_known_shapes(trace(model))
-    return LoweredModel(model, traced, *lower_calls(traced))
+    traced, shared = with_known_shapes(trace(model)), dict[CallSite, bool]()
+    graph, calls = lower_calls(traced, materialize=lambda site: shared.setdefault(site, True))
+    return LoweredModel(model, traced, graph, calls, tuple(shared))
 
 
 def lower_calls(
@@ -147,7 +152,8 @@ def _lower_call(builder, call, inputs, materialize, *, converted):
                 "was quantized by Keras (`quantize`): export the original network with `quantization='int8'`.",
             )
         first, shape = len(builder.operations), call.outputs[0].shape
-        materialized = materialize((f"{builder.within}{layer.name}", call.index))
+        shared = hasattr(layer, "effective_kernel")
+        materialized = shared and materialize((f"{builder.within}{layer.name}", call.index))
         if _defines_effective_kernel(layer):
             # The converter would store the kernel for each call, without sharing.
             return _rule_for(layer, call, materialized)(builder, layer, call, inputs, shape)
@@ -194,8 +200,7 @@ def _rule_for(layer, call, materialized):
         check_class(layer, base, call.path)
     check_arguments(layer, rule, call.path)
     check_call(layer, call, rule)
-    shared = materialized and hasattr(layer, "effective_kernel")
-    return sharing_rules.EFFECTIVE.lower if shared else rule.lower
+    return sharing_rules.EFFECTIVE.lower if materialized else rule.lower
 
 
 def parts_of(layer: Any, call: Call) -> Graph | None:
