@@ -102,6 +102,32 @@ def eager():
     tf.config.run_functions_eagerly(False)
 
 
+@pytest.fixture(scope="module")
+def quick_decoding():
+    """Replaces the decoder of SavedModels, which takes seconds to trace, by one for images of the right size."""
+    import tensorflow as tf
+
+    from keras_sharenets.mobile.export import saved_model
+
+    def decode(data, shape, index):
+        image = tf.io.decode_image(data, shape[-1], expand_animations=False)
+        return tf.ensure_shape(tf.cast(image, tf.float32), shape)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saved_model, "decode", decode)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parsed_digits():
+    """Parses the digits of scikit-learn, a text file, once and not in each command."""
+    import sklearn.datasets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sklearn.datasets, "load_digits", functools.cache(sklearn.datasets.load_digits))
+        yield
+
+
 @pytest.fixture
 def no_weights():
     """For tests marked by `harness.counts_only`."""

@@ -1,12 +1,10 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from mobile_networks import NAMES, WEIGHTS, small_network
 from sklearn.datasets import load_digits
 
 from keras_sharenets import mobile
-from keras_sharenets.mobile.export import saved_model
 from keras_sharenets.mobile.graph import lowering
 
 
@@ -19,19 +17,6 @@ def rules_only(monkeypatch):
 
     monkeypatch.setattr(lowering, "parts_of", lambda layer, call: None)
     monkeypatch.setattr(lowering, "lower_by_converter", refuse)
-
-
-@pytest.fixture(scope="module")
-def quick_decoding():
-    """Replaces the decoder of SavedModels, which takes seconds to trace, by one for images of the right size."""
-
-    def decode(data, shape, index):
-        image = tf.io.decode_image(data, shape[-1], expand_animations=False)
-        return tf.ensure_shape(tf.cast(image, tf.float32), shape)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(saved_model, "decode", decode)
-        yield
 
 
 @pytest.fixture(scope="session")

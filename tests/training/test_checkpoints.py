@@ -16,7 +16,7 @@ def small_model():
     return model
 
 
-def test_checkpoint_contains_the_complete_state(tmp_path):
+def test_checkpoint_contains_the_complete_state(tmp_path, eager):
     inputs = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
     model, other = small_model(), small_model()
     for _ in range(3):

@@ -17,7 +17,7 @@ def learning_curves():
     """Enables learning curves, which the page shows."""
 
 
-def test_demo_writes_files_and_report(quick_network, tmp_path, capsys, digits):
+def test_demo_writes_files_and_report(quick_network, quick_decoding, tmp_path, capsys, digits):
     output = tmp_path / "demo"
     assert cli.main(["demo", "--output", str(output), "--epochs", "6"]) == 0
     printed = capsys.readouterr().out

@@ -164,7 +164,7 @@ def test_weight_decay_counts_a_shared_tensor_once():
     model = recurrent_network()
     recipe = dataclasses.replace(PLAIN, weight_decay=0.05, learning_rate=0.3)
     decay_weights(model, recipe)
-    model.compile(build_optimizer(recipe, steps_per_epoch=4), "mean_squared_error")
+    model.compile(build_optimizer(recipe, steps_per_epoch=4), "mean_squared_error", run_eagerly=True)
     shared, scale = model.get_layer("shared").kernel, model.layers[2].gamma
     start = np.random.default_rng(0).normal(size=shared.shape)
     shared.assign(start)

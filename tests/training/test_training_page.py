@@ -24,7 +24,7 @@ CLASSES = ("ant", "bee")
 
 
 @pytest.fixture(scope="module")
-def folder(quick_network, tmp_path_factory, request):
+def folder(quick_network, quick_decoding, tmp_path_factory, request):
     """The folder in which the examples were run."""
     folder = tmp_path_factory.mktemp("page")
     random = np.random.default_rng(0)
