@@ -1,9 +1,10 @@
 """Argument checks. Every message names the argument, its value and the rule."""
 
+import difflib
 import math
 import numbers
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -71,6 +72,17 @@ def one_of(name: str, value: Any, allowed: Sequence) -> None:
     # Arrays compare elementwise, so `in` would be ambiguous.
     if getattr(value, "ndim", 0) or value not in allowed:
         raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, allowed))}.")
+
+
+def suggestion(value: object, known: Iterable[str]) -> str:
+    """A question that names the known words nearest to an unknown one, or all of them if none is near.
+
+    >>> suggestion("adm", ["Adam", "SGD"]), suggestion("?", ["Adam", "SGD"])
+    ("Did you mean 'Adam'?", "Did you mean 'Adam', 'SGD'?")
+    """
+    words = {word.lower(): word for word in known}
+    near = difflib.get_close_matches(str(value).lower(), words, n=3, cutoff=0.4) or words
+    return f"Did you mean {', '.join(repr(words[word]) for word in near)}?"
 
 
 def pair(name: str, value: Any) -> tuple[int, int]:

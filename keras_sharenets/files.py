@@ -3,6 +3,7 @@
 Every file is written under a temporary name and renamed, so a killed process leaves either the old or the new file.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -45,6 +46,11 @@ def remove_partials(folder: str | os.PathLike) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -10,7 +10,6 @@ there is one copy. The list of pretrained weights is regenerated from these runs
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import sys
@@ -43,7 +42,7 @@ def entry(folder: pathlib.Path) -> TrainedWeights:
         stored_parameters=counts_of_run(run).stored_parameters,
         run=folder.name,
         file=f"{folder.name}.keras",
-        sha256=hashlib.sha256(network_file(folder).read_bytes()).hexdigest(),
+        sha256=files.sha256(network_file(folder)),
     )
 
 

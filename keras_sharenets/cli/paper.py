@@ -6,7 +6,6 @@ sharenets paper hscnet table2
 from __future__ import annotations
 
 import argparse
-import difflib
 import fnmatch
 import os
 import pathlib
@@ -153,8 +152,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[Paper | None, Sequence[Entry]
 
 def _known(name: str, value: str, names: Sequence[str]) -> None:
     if value not in names:
-        near = difflib.get_close_matches(value, names, n=3, cutoff=0.4) or names
-        raise ValueError(f"`{name}` (={value!r}) is not known. Did you mean {', '.join(map(repr, near))}?")
+        raise ValueError(f"`{name}` (={value!r}) is not known. {_checks.suggestion(value, names)}")
 
 
 def _matching(rows: Sequence[Row], wanted: Sequence[str] | None) -> list[Row]:

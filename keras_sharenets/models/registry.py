@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from keras_sharenets import _checks
 from keras_sharenets.models import baselines, hgcnet, hscnet, igcnet, shardnet, sharesnet
 from keras_sharenets.models import weights as trained
 from keras_sharenets.models.variant import Family, Variant
@@ -170,8 +171,8 @@ def create_model(name: str, /, *, weights: str | os.PathLike | None = None, **ov
     known = (*own, *CommonArguments.__annotations__)
     for argument in overrides:
         if argument not in known:
-            near = difflib.get_close_matches(argument, (*known, "weights"), n=3, cutoff=0.4) or known
-            raise TypeError(f"'{name}' has no argument `{argument}`. Did you mean {', '.join(map(repr, near))}?")
+            question = _checks.suggestion(argument, (*known, "weights"))
+            raise TypeError(f"'{name}' has no argument `{argument}`. {question}")
     if weights is not None:
         options = {argument: value for argument, value in overrides.items() if argument in own}
         path = trained.find_weights(weights, name, variant, options)

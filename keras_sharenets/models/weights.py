@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
-import hashlib
 import os
 import pathlib
 import warnings
@@ -128,7 +127,7 @@ def _checked(each: TrainedWeights) -> pathlib.Path:
     path = FOLDER / each.file
     if not path.is_file():
         raise ValueError(f"There is no {path}, which belongs to the package: reinstall the package.")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = files.sha256(path)
     if found != each.sha256:
         raise ValueError(f"{path} is damaged: its SHA-256 is {found}, not {each.sha256}. Reinstall the package.")
     return path

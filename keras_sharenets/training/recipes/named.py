@@ -9,11 +9,11 @@ for ResNet-8. Networks with so few weights underfit rather than overfit, so it u
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import math
 from collections.abc import Collection, Iterable
 
+from keras_sharenets import _checks
 from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
 
 # For small data sets; measured in docs/training.md.
@@ -225,8 +225,7 @@ def find_recipe(name: str) -> Recipe:
     'plateau'
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or sorted(RECIPES)
-        raise ValueError(f"`recipe` (={name!r}) is not a known recipe. Did you mean {', '.join(map(repr, near))}?")
+        raise ValueError(f"`recipe` (={name!r}) is not a known recipe. {_checks.suggestion(name, sorted(RECIPES))}")
     return RECIPES[name]
 
 
@@ -242,8 +241,7 @@ def override(recipe: Recipe, **changes: object) -> Recipe:
     known = [field.name for field in OPTIONS]
     for name in changes:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1) or known
-            raise ValueError(f"`{name}` is not a field of a recipe. Did you mean {' or '.join(map(repr, near))}?")
+            raise ValueError(f"`{name}` is not a field of a recipe. {_checks.suggestion(name, known)}")
     return dataclasses.replace(recipe, **changes)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
+from keras_sharenets import _checks
 from keras_sharenets.training.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -80,9 +80,8 @@ def find_optimizer(name: str) -> type[keras.optimizers.Optimizer]:
         if issubclass(value, keras.optimizers.Optimizer) and key not in _HOLDERS
     }
     if str(name).lower() not in classes:
-        near = difflib.get_close_matches(str(name).lower(), classes, n=3, cutoff=0.4) or sorted(classes)
-        names = ", ".join(repr(classes[key].__name__) for key in near)
-        raise ValueError(f"`optimizer` (={name!r}) is not in keras.optimizers. Did you mean {names}?")
+        names = sorted(each.__name__ for each in classes.values())
+        raise ValueError(f"`optimizer` (={name!r}) is not in keras.optimizers. {_checks.suggestion(name, names)}")
     return classes[str(name).lower()]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_sharenets import _checks
 from keras_sharenets.layers.whitening import Whitening, whitening_statistics
 from keras_sharenets.models import create_model
 from keras_sharenets.models.registry import current_arguments, own_arguments
@@ -98,8 +98,7 @@ def check_options(model_name: str, options: Iterable[str]) -> None:
         if name in FIXED:
             raise ValueError(f"The model option `{name}` cannot be given: training requires a named classifier.")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
-            raise ValueError(f"{model_name} has no option `{name}`. Did you mean {', '.join(map(repr, near))}?")
+            raise ValueError(f"{model_name} has no option `{name}`. {_checks.suggestion(name, sorted(known))}")
 
 
 def initialize(network: keras.Model, how: str) -> None:

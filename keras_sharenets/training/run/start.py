@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -185,7 +184,7 @@ def to_record(start: Start, fresh: Sequence[str], freeze: bool) -> dict[str, Any
     return {
         "source": start.source,
         "file": str(start.path),
-        "sha256": hashlib.sha256(start.path.read_bytes()).hexdigest(),
+        "sha256": files.sha256(start.path),
         "class_names": None if start.class_names is None else list(start.class_names),
         "freeze": freeze,
         "new_layers": list(fresh),
@@ -195,7 +194,7 @@ def to_record(start: Start, fresh: Sequence[str], freeze: bool) -> dict[str, Any
 def reopen_start(record: Mapping[str, Any], model: str, options: Mapping[str, Any]) -> Start:
     """The `Start` described by a record; a `ValueError` if its file has changed."""
     path = pathlib.Path(record["file"])
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
+    if not path.is_file() or files.sha256(path) != record["sha256"]:
         raise ValueError(f"{path}, which the run starts from, is missing or has changed: start a new run.")
     found = find_start(str(path), model, options)
     return dataclasses.replace(found, source=record["source"], class_names=record["class_names"])

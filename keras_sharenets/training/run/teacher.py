@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pathlib
 from typing import Any
@@ -61,7 +60,7 @@ def open_teacher(
     answer = ops.convert_to_numpy(network(np.zeros(images, "float32"), training=False))
     if answer.shape != (1, count) or (answer < 0).any() or abs(answer.sum() - 1) > 1e-2:
         raise ValueError(f"{told} must return class probabilities: it must end in a softmax.")
-    return network, hashlib.sha256(path.read_bytes()).hexdigest()
+    return network, files.sha256(path)
 
 
 def _short(names: tuple[str, ...]) -> str:
