@@ -6,6 +6,7 @@ sharenets page net.tflite --output site/
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.files import check_paths
@@ -31,8 +32,9 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.mobile.page.site import write_site
 
     report = write_site(arguments.files, arguments.output, examples=arguments.examples, runtime=arguments.runtime)
+    count = len(report.networks)
     text = (
-        f"{report.path}: {len(report.networks)} network(s), {report.total_bytes / 1e6:.1f} MB with LiteRT.js\n"
-        f"To view it, run python -m http.server -d {report.path} 8000 and open http://localhost:8000"
+        f"{report.path}: {count} network{'' if count == 1 else 's'}, {report.total_bytes / 1e6:.1f} MB with LiteRT.js\n"
+        f"To view it, run python -m http.server -d {shlex.quote(str(report.path))} 8000 and open http://localhost:8000"
     )
     return Answer(text, dataclasses.asdict(report))

@@ -11,6 +11,7 @@ import pytest
 import keras_sharenets as ksn
 from keras_sharenets import files, mobile
 from keras_sharenets.mobile import size_report
+from keras_sharenets.mobile.page import site
 
 NAMES = ("circle", "square", "star")
 
@@ -288,6 +289,14 @@ def test_missing_class_names_and_control_characters_in_names(sharenets, folder, 
     assert out.replace("\n", "").isprintable()
     _, _, err = sharenets("predict", tmp_path / "\x1b[2J.keras", image)
     assert r"\x1b[2J.keras" in err
+
+
+def test_page_says_how_to_view_a_folder_with_spaces(sharenets, folder, monkeypatch):
+    report = site.SiteReport("my site", 19_000_000, ({},))
+    monkeypatch.setattr(site, "write_site", lambda *words, **more: report)
+    out = sharenets("page", folder / "net.keras", "--output", "my site")[1]
+    assert out.startswith("my site: 1 network, 19.0 MB with LiteRT.js\n")
+    assert " -d 'my site' 8000 " in out
 
 
 def test_export_saved_model(sharenets, folder):

@@ -170,7 +170,7 @@ def test_evaluate(exported, name):
         alone = BRIGHT.sum(axis=1) == 1
         assert result.correct == (alone & BRIGHT[np.arange(len(IMAGES)), np.arange(len(IMAGES)) % 3]).sum() > 0
     else:
-        with pytest.raises(ValueError, match="has 1 outputs for 0 classes, but colors has 2"):
+        with pytest.raises(ValueError, match="returns a value, no classes, but colors has 2"):
             evaluate(path, data_set("binary", BRIGHT[:, 0], IMAGES))
 
 

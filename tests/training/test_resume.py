@@ -15,6 +15,7 @@ from keras_sharenets import files
 from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.interruption import Interrupted
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
+from keras_sharenets.training.data.sources import DataSource
 from keras_sharenets.training.recipes.named import override, recipe_for
 from keras_sharenets.training.run.fit import check_same_data, fit, resume
 from keras_sharenets.training.run.record import RunOptions, read_metrics, run_from_dict, write_metrics
@@ -277,8 +278,9 @@ def test_what_a_damaged_or_missing_checkpoint_takes_along(interrupted, digits, m
     assert not (interrupted / "best.keras").exists()
     # Without any checkpoint, no epoch of the record belongs to the weights that training starts from.
     shutil.rmtree(folder)
-    again = resume(interrupted, digits)
+    again = resume(interrupted, dataclasses.replace(digits, source=DataSource("digits", data_dir="moved")))
     assert (again.epochs, again.seconds) == ((), 0.0)
+    assert again.source["data_dir"] == "moved"  # Reports on the run find its images there.
 
 
 def read_epochs(folder):

@@ -96,10 +96,10 @@ def _run(path: str | pathlib.Path, dataset: Dataset, crops: str) -> tuple[Head, 
     shape, head, predict = _READERS[path.suffix](path)
     _check_shape(path, shape, dataset, crops)
     if head.classes != len(dataset.class_names):
-        raise ValueError(
-            f"{path} has {head.units} outputs for {head.classes} classes, but {dataset.name} has "
-            f"{len(dataset.class_names)} classes."
+        found = (
+            f"has {head.units} outputs for {head.classes} classes" if head.classes else "returns a value, no classes"
         )
+        raise ValueError(f"{path} {found}, but {dataset.name} has {len(dataset.class_names)} classes.")
     size: Any = None if crops == "none" else shape[:2]
     views = [predict(held_out_batches(dataset, BATCH_SIZE, size, view)) for view in find_views(path, shape, crops)]
     return head, np.mean(views, axis=0)

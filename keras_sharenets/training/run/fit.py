@@ -187,6 +187,7 @@ def resume(
             _keep_lost_best(output, recorded, run)
         changes = {"checkpoint_steps": checkpoint_steps, "keep_checkpoints": keep_checkpoints, "strategy": strategy}
         changes |= {"checkpoint_minutes": checkpoint_minutes, "epochs_on_device": epochs_on_device}
+        changes |= {"source": dataset.source and dataset.source.to_record()}  # The images may have been moved.
         changes = {name: value for name, value in changes.items() if value is not None}
         run = _settle(dataclasses.replace(run, state="running", reason=None, **changes), dataset, devices)
         return _train(run, dataset, output, checkpoint, devices, verbose, callbacks)
