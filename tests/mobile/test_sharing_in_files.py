@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from families import REPRESENTATIVES, representative
-from harness import calm_statistics, slow_after
+from harness import calm_statistics, pseudo_random, slow_after
 from mobile_networks import check_batches, convert, lower, operators_and_types, relative_error, run
 from tensor_names import check_names
 
@@ -84,6 +84,16 @@ def test_normalization_scales_the_bias_of_the_convolution():
     x = keras.layers.Conv2D(5, 3, bias_initializer="random_normal", name="conv")(inputs)
     model, images = with_trained_statistics(keras.Model(inputs, keras.layers.BatchNormalization()(x)))
     model.get_layer("conv").bias.assign([-3.0, -1.0, 0.0, 1.0, 3.0])
+    graph = passes.simplify(lower(model))
+    assert [operation.kind for operation in graph.operations] == ["conv"]
+    assert relative_error(run(graph, images), np.asarray(model(images))) < 1e-5
+
+
+def test_permutation_is_folded_into_the_kernel_that_reads_it():
+    """The inverse of a shuffle of six channels is another permutation."""
+    inputs = keras.Input((4, 4, 6))
+    model = keras.Model(inputs, keras.layers.Conv2D(5, 3)(ksn.layers.ChannelShuffle(2)(inputs)))
+    images = pseudo_random((2, 4, 4, 6))
     graph = passes.simplify(lower(model))
     assert [operation.kind for operation in graph.operations] == ["conv"]
     assert relative_error(run(graph, images), np.asarray(model(images))) < 1e-5
