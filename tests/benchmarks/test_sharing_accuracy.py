@@ -82,14 +82,19 @@ def test_page_matches_measurements(tmp_path):
     assert rows_of(tmp_path / page.name) == rows_of(page)
 
 
-def test_update_adds_only_new_rows(tmp_path, monkeypatch, capsys):
+def test_update_adds_only_new_rows(tmp_path, monkeypatch, capsys, eager):
     """Runs of the command with the same page: rows with the same settings are not trained again."""
-    page, trained = tmp_path / "share.md", []
+    page, trained, share, shared = tmp_path / "share.md", [], ksn.share, []
+
+    def share_once(*given, **options):  # Every run shares the same network in the same way.
+        shared.append(shared[0] if shared else share(*given, **options))
+        return shared[0]
 
     def fine_tune(shared, teacher, training, *images, seed, **options):
         trained.append((shared.count_params(), training.teacher, seed))
         return {"0": 0.25, "1": 0.5}
 
+    monkeypatch.setattr(ksn, "share", share_once)
     monkeypatch.setattr(sharing_accuracy, "fine_tune", fine_tune)
     monkeypatch.setattr(sharing_accuracy, "_cifar10", sharing_accuracy._random_images)
     command = ["sharing_accuracy", "--epochs", "1", "--output", str(tmp_path / "out"), "--update", str(page)]
