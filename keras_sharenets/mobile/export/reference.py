@@ -189,7 +189,8 @@ def packed(model: keras.Model, inputs: Sequence[Any]) -> Any:
 def results_of(network: LoweredModel | InferenceGraph, inputs: Arrays) -> Results:
     """The outputs and scores of a Keras model or an inference graph on an array for each input."""
     if isinstance(network, LoweredModel):
-        return run_model(network.model, inputs), keras_scores(network, inputs)
+        outputs, own_scores = run_model(network.model, inputs), network.graph.scores() != network.graph.outputs
+        return outputs, keras_scores(network, inputs) if own_scores else outputs
     batches = [run_all(_with_scores(network), batch) for batch in zip(*map(_batches, inputs), strict=True)]
     arrays = tuple(map(np.concatenate, zip(*batches, strict=True)))
     return arrays[: len(network.outputs)], arrays[len(network.outputs) :]
