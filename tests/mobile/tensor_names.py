@@ -31,7 +31,7 @@ def check_names(data, model):
     assert sum(map(len, names)) <= 12 * len(names)
     layers = {call.operation.name for call in calls(model)}
     for name in set(names) - ENDS:
-        short = re.sub(r"(/[kbs])?(_\d+)?$", "", name)
+        short = re.sub(r"(/[kbcs])?(_\d+)?$", "", name)
         # Tensors without a layer have a letter and a number; the int8 version of an input is named after the input.
         assert (
             re.fullmatch(r"[dtw]\d*", name) or short in ENDS or any(is_abbreviation(short, layer) for layer in layers)

@@ -9,7 +9,7 @@ from harness import assert_close, pseudo_random
 from mobile_networks import lower, run
 
 from keras_sharenets.mobile.graph.merging import merge_added, merge_equal, merge_reshapes
-from keras_sharenets.mobile.graph.passes import fold_gate_factors, fold_padding, pad_with_zeros
+from keras_sharenets.mobile.graph.passes import fold_gate_factors, fold_padding, pad_with_zeros, simplify
 
 
 def network(uses=1, strides=1, padded=False, also=None, kernel_size=3, padding="same"):
@@ -240,6 +240,19 @@ def test_gate_factor_is_folded_into_the_next_kernel(arguments, folds):
 @pytest.mark.parametrize(("reader", "options"), [("ReLU", {}), ("AveragePooling2D", {"pool_size": 2})])
 def test_gate_factor_is_kept_without_a_kernel(reader, options):
     assert "affine" in kinds(fold_gate_factors(lower(gated(reader, **options))))
+
+
+def test_relus_in_front_of_different_padding_are_merged():
+    inputs = keras.Input((6, 6, 4))
+    x = keras.layers.Conv2D(4, 1)(inputs)
+    sums = []
+    for side in (3, 5):
+        padded = keras.layers.ZeroPadding2D(((side // 2 - 1, side // 2),) * 2)(keras.layers.ReLU()(x))
+        sums.append(keras.layers.Conv2D(4, side, 2)(padded))
+    model = keras.Model(inputs, [x, *sums])
+    simple = simplify(merge_equal(lower(model)))
+    assert kinds(simple).count("identity") == 1
+    assert kinds(simple).count("pad") == 0
 
 
 def branches(kind):

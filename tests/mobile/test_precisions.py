@@ -83,9 +83,12 @@ def test_file_matches_keras(exported, trained, digits, name):
 @needs_quantizer
 @pytest.mark.parametrize("name", MADE)
 def test_kernels_are_rounded_per_filter_and_stored_once(exported, trained, name):
-    """The stem's kernel is rounded in numpy, where the largest value of each filter is the largest integer."""
+    """The stem's kernel is rounded in numpy, where the largest value of each filter is the largest integer.
+
+    It includes the factor of the normalization in front of it.
+    """
     found = constants_of(exported[name][0])
-    kernel = np.moveaxis(np.asarray(trained.get_layer("stem").kernel), -1, 0)
+    kernel = np.moveaxis(np.asarray(trained.get_layer("stem").kernel), -1, 0) / np.sqrt(9200)
     last = 7 if name == "dynamic_int4" else 127
     step = np.abs(kernel).max((1, 2, 3), keepdims=True) / last
     code, numbers = found["stem/k"]

@@ -172,7 +172,11 @@ def convert(
         graph = group_chains.pad_uneven_shuffles(group_chains.stack_groups(graph))
         if prefer == "gpu":
             graph = group_chains.join_groups(graph)
-        return (scales.prepare_int8 if quantization == "int8" else scales.prepare_float)(graph, materialize)
+        graph = (scales.prepare_int8 if quantization == "int8" else scales.prepare_float)(graph, materialize)
+        # Microcontrollers and Vela prefer few operators, and have an integer ReLU.
+        if prefer in ("memory", "npu"):
+            return graph
+        return scales.use_single_numbers(graph, integers=quantization == "int8")
 
     ends = dict(zip(("input_type", "output_type"), end_types(quantization, input_type, output_type), strict=True))
 

@@ -1,6 +1,7 @@
 """Passes that rewrite an inference graph: each takes a graph and returns an equivalent one.
 
-Every export begins with [`simplify`], after `merging.merge_equal`; the passes of `scales` come last.
+Every export begins with [`simplify`], after `merging.merge_equal`; the passes of `scales` come last. `simplify` ends
+with `merge_equal`, too: ReLUs that differ in the padding of their readers are equal once it is folded.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGrap
 from keras_sharenets.mobile.graph.merging import (
     common_factor,
     merge_added,
+    merge_equal,
     merge_hard_swish,
     merge_into_producer,
     merge_masks,
@@ -24,6 +26,8 @@ from keras_sharenets.ops.convolution import same_padding
 _WITH_KERNEL = ("conv", "conv_transpose", "depthwise", "dense")
 _LINEAR = (*_WITH_KERNEL, "affine")
 _WITH_ACTIVATION = (*_LINEAR, "add")
+# Factors from its inverse to this number are folded into kernels; float16 kernels would underflow beyond.
+_LARGEST_FACTOR = 1000
 
 
 def simplify(graph: InferenceGraph) -> InferenceGraph:
@@ -46,6 +50,8 @@ def simplify(graph: InferenceGraph) -> InferenceGraph:
         fold_permutes,
         pad_with_zeros,
         fold_padding,
+        fold_common_factors,
+        merge_equal,
     ):
         graph = rewrite(graph)
     return graph
@@ -112,6 +118,41 @@ def fold_gate_factors(graph: InferenceGraph) -> InferenceGraph:
             inputs = tuple(ungated.get(value.number, value) for value in operation.inputs)
             operations.append(dataclasses.replace(operation, inputs=inputs))
     return graph.with_operations(operations)
+
+
+def fold_common_factors(graph: InferenceGraph) -> InferenceGraph:
+    """Moves one factor for all channels to the convolution or product that alone reads the result.
+
+    `factor * x + shift` becomes `x + shift / factor`; without a shift, as for pixels divided by 255, nothing remains.
+    """
+    readers, rewritable = graph.consumers(), rewritable_kernels(graph)
+    factors, same, operations = {}, {}, []
+    for operation in graph.operations:
+        inputs = tuple(same.get(value.number, value) for value in operation.inputs)
+        operation, number = dataclasses.replace(operation, inputs=inputs), operation.output.number
+        kernel = operation.kernel
+        if number in factors and kernel is not None:
+            kernel = Constant(kernel.name, kernel.array * factors[number])
+            operation = dataclasses.replace(operation, kernel=kernel)
+        factor, read = _factor(operation), readers.get(number, ())
+        # Values with a learned range keep it.
+        if factor and len(read) == 1 and number not in graph.ranges and read[0].kernel in rewritable:
+            factors[read[0].output.number] = factor
+            if operation.bias is None or not operation.bias.any():
+                same[number] = inputs[0]
+                continue
+            bias = (operation.bias / factor).astype("float32")
+            operation = dataclasses.replace(operation, scale=np.ones_like(bias), bias=bias)
+        operations.append(operation)
+    return graph.with_operations(operations)
+
+
+def _factor(operation):
+    """The factor other than 1 of a scale and shift that is the same for all channels; 0 for other operations."""
+    scale = operation.scale
+    if operation.kind != "affine" or operation.activation is not None or scale is None or np.ptp(scale):
+        return 0
+    return scale[0] if scale[0] != 1 and 1 / _LARGEST_FACTOR <= abs(scale[0]) <= _LARGEST_FACTOR else 0
 
 
 def split_unit_vectors(graph: InferenceGraph) -> InferenceGraph:

@@ -157,3 +157,45 @@ def _average_by_convolution(graph):
             operation = dataclasses.replace(operation, kind="depthwise", kernel=kernel, attributes=window)
         operations.append(operation)
     return graph.with_operations(operations)
+
+
+def use_single_numbers(graph: InferenceGraph, *, integers: bool) -> InferenceGraph:
+    """Replaces scales and shifts that are the same for all channels by a sum and a product with single numbers.
+
+    XNNPACK computes `scale * (x + shift / scale)` in less than a tenth of the time of a 1x1 depthwise convolution of an
+    image with 3 channels. The product keeps the integers of the sum, so that they are rounded once.
+
+    Args:
+        graph: as returned by [`prepare_float`] or [`prepare_int8`].
+        integers: whether it is for an integer file, in which no delegate supports a separate ReLU: it becomes the
+            activation of a product with 1.
+    """
+    number, operations, constants = graph.next_number(), [], {}
+    for operation in graph.operations:
+        steps, x, shape = _single_numbers(graph, operation, integers), operation.inputs, operation.output.shape
+        plain = dataclasses.replace(operation, scale=None, bias=None, activation=None, attributes={})
+        for kind, single in steps:
+            array = np.full((1,) * len(shape), single, "float32")
+            stored = {"constant": constants.setdefault((single, len(shape)), Constant(operation.name, array))}
+            other, output = Value(number, array.shape), Value(number + 1, shape)
+            number += 2
+            operations.append(dataclasses.replace(plain, kind="constant", inputs=(), output=other, attributes=stored))
+            operations.append(dataclasses.replace(plain, kind=kind, inputs=(*x, other), output=output))
+            x = (output,)
+        ends = {"output": operation.output, "activation": operation.activation}
+        operations.append(dataclasses.replace(operations.pop() if steps else operation, **ends))
+    return graph.with_operations(operations)
+
+
+def _single_numbers(graph, operation, integers):
+    """The sum and the product that an operation becomes, each with its number; none for other operations."""
+    if operation.kind == "identity" and integers:
+        return [("multiply", 1.0)]
+    scale, bias = operation.scale, operation.bias
+    if operation.kind != "affine" or operation.output.number in graph.ranges or not scale[0] or np.ptp(scale):
+        return []
+    shift = np.zeros(1) if bias is None else bias / scale[0]
+    if np.ptp(shift) or not np.isfinite(shift[0]):
+        return []
+    steps = [("add", shift[0])] if shift[0] else []
+    return [*steps, ("multiply", scale[0])] if scale[0] != 1 or not steps else steps
