@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Sequence
 
@@ -16,13 +17,12 @@ import keras
 from benchmarks import peers, workloads
 from benchmarks.arguments import APPLICATIONS, add_run_arguments, progress, run_options
 from benchmarks.table import Claim, Row, Table, time_columns, write
-from keras_sharenets import _checks, mobile
-from keras_sharenets.analysis.randomization import random_images
+from keras_sharenets import _checks, files, mobile
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.mobile.inspect.tables import counted
 from keras_sharenets.models.registry import find_family
 
-# Keras networks have names such as "keras.applications.DenseNet121" and take images of 32x32 pixels.
+# Keras networks have names such as "keras.applications.DenseNet121"; see `peers.build`.
 NETWORKS = (
     "hscnet_m128_g16_r8_a2",
     "hgcnet_42_g4",
@@ -60,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scales_help = "signs of the scales in normalization layers: a negative one costs an int8 file a step (mixed: 2 %%)"
     parser.add_argument("--scales", choices=SCALES, default="positive", help=scales_help)
 
+    converted_help = "folder for the files of TensorFlow's converter; those in it are not converted again"
+    parser.add_argument("--converted", metavar="DIR", help=converted_help)
+
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Rewrites the table after every network."""
@@ -83,6 +86,7 @@ def run(arguments: argparse.Namespace) -> Answer:
                 negative_share=SCALES[arguments.scales],
                 threads=arguments.threads,
                 repetitions=options.repetitions,
+                converted=arguments.converted and pathlib.Path(arguments.converted) / arguments.scales,
             )
             table = Table(
                 name="delivery",
@@ -99,8 +103,18 @@ def run(arguments: argparse.Namespace) -> Answer:
     return answer
 
 
-def measure(name: str, folder: pathlib.Path, *, negative_share: float, threads: int, repetitions: int) -> list[Row]:
+def measure(
+    name: str,
+    folder: pathlib.Path,
+    *,
+    negative_share: float,
+    threads: int,
+    repetitions: int,
+    converted: pathlib.Path | None = None,
+) -> list[Row]:
     """Exports a named network in all forms and measures the files.
+
+    Files of TensorFlow's converter are taken from the folder `converted`, or saved there.
 
     The rows have the columns of `workloads.measure_files` and the values that `COLUMNS` and [`claims`] need.
     Measurements in LiteRT are `None` if it rejects a file of TensorFlow's converter.
@@ -109,7 +123,8 @@ def measure(name: str, folder: pathlib.Path, *, negative_share: float, threads: 
     rows = []
     for precision, quantization in PRECISIONS.items():
         target = folder / name / precision
-        max_bytes, stored = _export(model, target, quantization)
+        kept = converted and converted / name / precision
+        max_bytes, stored = _export(name, model, target, quantization, kept or target)
         paths = {form: target / f"{form}.tflite" for form in max_bytes}
         progress(f"{name}, {precision}: measuring {len(paths)} files")
         runnable = {form: path for form, path in paths.items() if form != PLAIN or workloads.file_runs(path)}
@@ -129,9 +144,11 @@ def _undelegated(row: Row) -> str:
     return counted(row["undelegated_operators"])
 
 
-def _export(model: keras.Model, folder: pathlib.Path, quantization: str | None) -> tuple[dict[str, int | None], int]:
+def _export(
+    name: str, model: keras.Model, folder: pathlib.Path, quantization: str | None, converted: pathlib.Path
+) -> tuple[dict[str, int | None], int]:
     """Writes `FORM.tflite` for every form; returns their `max_bytes` and the stored weight bytes."""
-    images = random_images(model)
+    images = peers.images(name, model)
     # Integer inputs and outputs, as in the file of TensorFlow's converter here.
     end_type = "int8" if quantization == "int8" else "float32"
     ends = {"input_type": end_type, "output_type": end_type}
@@ -142,13 +159,21 @@ def _export(model: keras.Model, folder: pathlib.Path, quantization: str | None) 
             model, folder / f"{form}.tflite", quantization=quantization, representative_data=images, **ends, **how
         )
 
-    small, fast = (export(form, prefer=form) for form in ("size", "speed"))
+    small = fast = export("size", prefer="size")
+    if name.startswith(APPLICATIONS):  # Nothing is shared.
+        shutil.copy(folder / "size.tflite", folder / "speed.tflite")
+    else:
+        fast = export("speed", prefer="speed")
     forms = {"size": None}
     for number, budget in enumerate(budgets(small.file_bytes, fast.file_bytes), 1):
         export(f"budget {number}", max_bytes=budget)
         forms[f"budget {number}"] = budget
     progress(f"{model.name}, {quantization or 'float32'}: converting with TensorFlow")
-    (folder / f"{PLAIN}.tflite").write_bytes(workloads.convert_plainly(model, quantization, images))
+    kept = converted / f"{PLAIN}.tflite"
+    if not kept.exists():
+        files.write_bytes(kept, workloads.convert_plainly(model, quantization, images))
+    if kept.parent != folder:
+        shutil.copy(kept, folder)
     return forms | {"speed": None, PLAIN: None}, small.stored_weight_bytes
 
 

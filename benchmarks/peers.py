@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import inspect
 from typing import Any
 
 import keras
+import numpy as np
 
 import keras_sharenets as ksn
 from benchmarks.arguments import APPLICATIONS
 from keras_sharenets.analysis.graph import calls, rebuild, trace
-from keras_sharenets.analysis.randomization import randomize_batchnorm
+from keras_sharenets.analysis.randomization import random_images, randomize_batchnorm
 from keras_sharenets.dtype_policies import in_policy
 from keras_sharenets.layers import BatchNormalization, HighlySharedConv2D
+from keras_sharenets.mobile.export.representative_data import synthetic_images
 from keras_sharenets.models import find_variant
 from keras_sharenets.models.registry import find_family
 from keras_sharenets.ops import convolution
@@ -43,6 +44,10 @@ NAMED = {
     "igcv2_star_c304_d20": ("xception_c71_d20", "igcv1_c126_d20"),
     "igcv2_star_c416_d20": ("xception_c83_d20", "igcv1_c150_d20"),
 }
+
+
+# The smallest image sides of Keras networks that do not take 32x32 pixels.
+LARGER_SIDES = {"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75}
 
 
 class NativeConv2D(keras.layers.Conv2D):
@@ -147,20 +152,26 @@ MAKES = {
 def build(name: str, *, make: str = "", negative_share: float = 0.0, **sizes: Any) -> keras.Model:
     """A named network, made by one of `MAKES`, with the speed and file size of a trained one.
 
-    A Keras network has a name such as `"keras.applications.MobileNetV2"`.
+    A Keras network has a name such as `"keras.applications.MobileNetV2"`, takes the smallest images that it accepts,
+    and includes its preprocessing.
     """
     keras.utils.set_random_seed(0)
     if name.startswith(APPLICATIONS):
-        shape, classes = sizes.get("input_shape", (32, 32, 3)), sizes.get("num_classes", 10)
-        factory = getattr(keras.applications, name.removeprefix(APPLICATIONS))
-        # Random images are normalized already.
-        options = {"include_preprocessing": False}.items()
-        plain = {name: value for name, value in options if name in inspect.signature(factory).parameters}
-        model = factory(input_shape=shape, weights=None, classes=classes, **plain)
+        short = name.removeprefix(APPLICATIONS)
+        side = LARGER_SIDES.get(short, 32)
+        shape, classes = sizes.get("input_shape", (side, side, 3)), sizes.get("num_classes", 10)
+        model = getattr(keras.applications, short)(input_shape=shape, weights=None, classes=classes)
     else:
         model = MAKES[make](name, include_preprocessing=False, **sizes)
-    randomize_batchnorm(model, negative_share=negative_share)
+    randomize_batchnorm(model, negative_share=negative_share, images=images(name, model))
     return model
+
+
+def images(name: str, model: keras.Model) -> np.ndarray:
+    """Images for the named network: pixels for a Keras network, and otherwise normalized ones."""
+    if name.startswith(APPLICATIONS):
+        return synthetic_images(model.input_shape[1:], count=16).astype("float32")
+    return random_images(model)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -158,12 +158,18 @@ def file_runs(path: pathlib.Path) -> bool:
 def measure_files(
     paths: Mapping[Any, pathlib.Path], *, threads: int, repetitions: int, peer: Hashable
 ) -> dict[Any, dict[str, Any]]:
-    """What TFLite files cost, measured in turns: by name the columns of `timing.columns` to a peer, and counts."""
+    """What TFLite files cost, measured in turns: by name the columns of `timing.columns` to a peer, and counts.
+
+    Each file is opened twice, the second time in reverse order, and the times of a round are means of the two: two
+    interpreters of one file, which have their weights in other places of the memory, differ by up to 15 %.
+    """
     from keras_sharenets.mobile.inspect.benchmark import compare_tflite, inference_call
     from keras_sharenets.mobile.inspect.file import open_tflite
 
-    calls = {name: inference_call(open_tflite(path, num_threads=threads)) for name, path in paths.items()}
-    times = timing.columns(take_turns(calls, repetitions), peer)
+    order = [*((name, 0) for name in paths), *((name, 1) for name in reversed(paths))]
+    calls = {key: inference_call(open_tflite(paths[key[0]], num_threads=threads)) for key in order}
+    turns = take_turns(calls, repetitions)
+    times = timing.columns({name: np.mean([turns[name, 0], turns[name, 1]], axis=0) for name in paths}, peer)
     # For everything except times, for which it has no ratios per round.
     reports = compare_tflite(list(paths.values()), num_threads=threads, repetitions=1)
     return {

@@ -6,12 +6,13 @@ import keras
 import numpy as np
 
 
-def randomize_batchnorm(model: keras.Model, *, negative_share: float = 0.0) -> None:
+def randomize_batchnorm(model: keras.Model, *, negative_share: float = 0.0, images: np.ndarray | None = None) -> None:
     """Sets random scales and offsets, and matching moving statistics, in every `BatchNormalization` of a model.
 
     Args:
         model: functional model for images; its normalizations are changed in place.
         negative_share: share of negative scales. Training produces some, and they can make a file larger.
+        images: `(n, height, width, channels)`, which determine the statistics; `None` for [`random_images`].
     """
     random = np.random.default_rng(0)
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -27,7 +28,7 @@ def randomize_batchnorm(model: keras.Model, *, negative_share: float = 0.0) -> N
             norm.beta.assign(offsets)
         # Without momentum, a single batch sets the statistics.
         norm.momentum = 0.0
-    model(random_images(model), training=True)
+    model(random_images(model) if images is None else images, training=True)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

@@ -1,5 +1,6 @@
 import io
 import json
+import types
 
 import PIL.Image
 import pytest
@@ -9,6 +10,7 @@ from harness import counts_only
 import keras_sharenets as ksn
 from benchmarks import delivery, inference, peers, workloads
 from benchmarks.cli import COMMANDS, LINE, main
+from keras_sharenets import mobile
 from keras_sharenets.cli.command import make_parser
 
 QUICK = "hscnet_m32_g4_r2_b1_a2"
@@ -54,6 +56,21 @@ def test_quick_delivery_of_a_named_network(tmp_path):
         assert small["file_bytes"] < fast["file_bytes"]
         assert small["file_bytes"] < plain["file_bytes"]
         assert size * parameters <= plain["stored_weight_bytes"] <= 1.2 * size * parameters
+
+
+def test_files_of_the_converter_are_kept(tmp_path, monkeypatch):
+    def exported(model, path, **options):
+        path.write_bytes(b"ours")
+        return types.SimpleNamespace(file_bytes=4, stored_weight_bytes=4)
+
+    converted = []
+    monkeypatch.setattr(mobile, "export_tflite", exported)
+    monkeypatch.setattr(workloads, "convert_plainly", lambda *given: converted.append(given) or b"theirs")
+    for folder in map(tmp_path.joinpath, ("first", "second")):
+        folder.mkdir()
+        delivery._export(QUICK, tiny_network(), folder, "int8", tmp_path / "kept")
+        assert (folder / "plain converter.tflite").read_bytes() == b"theirs"
+    assert len(converted) == 1
 
 
 def test_budgets():
