@@ -229,7 +229,7 @@ def test_command_reports_adapted_recipe(tmp_path, capsys):
     assert "575 training images: 71 steps of 8 per epoch (a random 7 are skipped), 1 epoch, " in told.err
     # Standard output contains the result only, without Keras' progress bar.
     assert re.search(
-        r"^epoch 1 of 1: loss [\d.]+, accuracy [\d.]+, validation accuracy [\d.]+; [\d.]+ s$", told.err, re.M
+        r"^epoch 1 of 1: loss [\d.]+, accuracy [\d.]+, validation accuracy [\d.]+; [\d.]+ (s|min)$", told.err, re.M
     )
     assert told.out.startswith(f"{MODEL} on digits (")
     assert "step" not in told.out
