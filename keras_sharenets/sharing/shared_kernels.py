@@ -37,13 +37,22 @@ class Fit:
 
 def expand(stored: np.ndarray, index: np.ndarray) -> np.ndarray:
     """The common kernel: the stored weight of each entry's index, or 0 if the index is negative."""
+    if _in_order(index, len(stored)):
+        return stored.reshape(index.shape)
     return np.where(index >= 0, stored[np.maximum(index, 0)], 0.0)
 
 
 def collect(kernel: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
     """The adjoint of [`expand`]: the sum of the entries of each stored weight."""
+    if _in_order(index, size):
+        return kernel.reshape(-1)
     used = index >= 0
     return np.bincount(index[used], kernel[used], minlength=size)
+
+
+def _in_order(index, size):
+    """Whether entries and stored weights are the same; the general case takes ten times as long."""
+    return index.size == size and np.array_equal(index.reshape(-1), np.arange(size))
 
 
 def _mixed(kernel, mix):

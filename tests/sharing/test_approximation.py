@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from harness import slow_after
+from harness import pseudo_random, slow_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -221,6 +221,14 @@ def test_repeats_and_arrangements_are_least_squares_solutions(scheme, groups):
 
 def _dense(layer):
     return keras.ops.convert_to_numpy(kernels.block_diagonal(layer.effective_kernel(), layer.groups))
+
+
+@pytest.mark.parametrize("index", [[0, 1, 2, 3], [3, 1, 2, 0], [1, 0, 1, -1]])
+def test_collect_is_the_adjoint_of_expand(index):
+    index, stored, kernel = np.reshape(index, (2, 2)), pseudo_random((4,)), pseudo_random((2, 2), 1)
+    uses = np.eye(5)[index.reshape(-1)][:, :4]  # A negative index uses no stored weight.
+    np.testing.assert_array_equal(shared_kernels.expand(stored, index), (uses @ stored).reshape(2, 2))
+    np.testing.assert_allclose(shared_kernels.collect(kernel, index, 4), uses.T @ kernel.reshape(-1), rtol=1e-6)
 
 
 @settings(max_examples=6)
