@@ -8,7 +8,7 @@ from few_layers import VECTORS, tiny_network
 from harness import counts_only
 
 import keras_sharenets as ksn
-from benchmarks import delivery, inference, peers, workloads
+from benchmarks import delivery, inference, layer_shapes, peers, workloads
 from benchmarks.cli import COMMANDS, LINE, main
 from keras_sharenets import mobile
 from keras_sharenets.cli.command import make_parser
@@ -240,6 +240,7 @@ BAD_ARGUMENTS = [
 @pytest.mark.parametrize(("command", "bad"), BAD_ARGUMENTS)
 def test_bad_arguments(command, bad, capsys, tmp_path, monkeypatch):
     arguments, message = bad
+    monkeypatch.setattr(layer_shapes, "QUICK", {QUICK: layer_shapes.QUICK[QUICK]})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("42")
     assert main([command, "--quick", *arguments]) == 2

@@ -122,7 +122,7 @@ def test_outputs_keep_their_names():
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model({"image": inputs}, {"kind": keras.layers.Dense(3)(x), "size": keras.layers.Dense(1)(x)})
     shared = ksn.share(model, ShareDepth("stage"))
-    shared.model.compile("sgd", {"kind": "mse", "size": "mae"})
+    shared.model.compile("sgd", {"kind": "mse", "size": "mae"}, run_eagerly=True)
     labels = {"kind": pseudo_random((4, 3)), "size": pseudo_random((4, 1))}
     shared.model.fit({"image": images(shared.model, 4)}, labels, verbose=0)
 
