@@ -80,7 +80,7 @@ def test_outputs_keep_their_names(make):
     model = keras.Model(inputs, [make(*end)(x) for end in ends.items()])
     quantized = ksn.mobile.quantize_aware(model)
     assert quantized.output_names == model.output_names == list(ends)
-    quantized.compile("sgd", {name: "mse" for name in ends})
+    quantized.compile("sgd", {name: "mse" for name in ends}, run_eagerly=True)
     labels = {name: np.zeros((2, 3)) for name in ends}
     assert np.isfinite(quantized.train_on_batch(pseudo_random((2, 4)), labels)).all()
 
@@ -311,7 +311,7 @@ class Block(keras.layers.Layer):
 def test_statistics_inside_a_layer_are_updated(engine):
     inputs, block = keras.Input((4, 4, 3)), Block()
     q = mobile.quantize_aware(keras.Model(inputs, block(inputs)), engine=engine)
-    q.compile(keras.optimizers.SGD(0.0), "mse")
+    q.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
     images = pseudo_random((2, 4, 4, 3))
     q.train_on_batch(images, np.zeros((2, 4, 4, 2)))
     expected = images.sum(-1).mean()
