@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_sharenets import _checks
@@ -24,7 +26,7 @@ from keras_sharenets.extras import require
 from keras_sharenets.files import check_paths
 from keras_sharenets.rendering.tables import csv_table, text_table
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
-from keras_sharenets.training.compress.steps import BUDGETS, SCHEMES, Step, make_steps
+from keras_sharenets.training.compress.steps import BUDGETS, SCHEMES, SHARE, Step, make_steps
 from keras_sharenets.training.run.start import locate_network
 
 if TYPE_CHECKING:
@@ -138,11 +140,21 @@ def _answer(output: pathlib.Path, plan: Plan, rows: list[Row]) -> Answer:
 
     table = [HEADER, *map(_cells, rows)]
     entries = [dataclasses.asdict(row) for row in rows]
-    note = f"{NOTE} {UNSTEADY_NOTE}" if any(row.unsteady for row in rows) else NOTE
+    note = " ".join([NOTE, *([UNSTEADY_NOTE] if any(row.unsteady for row in rows) else []), *larger_files(rows)])
     files.write_text(output / "compress.csv", csv_table(entries))
     files.write_text(output / "index.html", page(f"{plan.name}, compressed", note, {"": table}))
     data = {"model": plan.name, "output": str(output), "rows": entries}
     return Answer(f"{text_table(table)}\n\n{note}\nfiles in {output}", data)
+
+
+def larger_files(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each sharing step after which the int8 file is larger than before."""
+    return [
+        f"After '{row.step}', the int8 file is {row.int8_bytes - before.int8_bytes:,} bytes larger than before: the "
+        "operators and scales that sharing adds to the file can outweigh the weights that it saves."
+        for before, row in itertools.pairwise(rows)
+        if row.step.startswith(SHARE) and row.int8_bytes > before.int8_bytes
+    ]
 
 
 def _cells(row: Row) -> tuple[str, ...]:

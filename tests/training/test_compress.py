@@ -13,6 +13,7 @@ import pytest
 
 from keras_sharenets import files
 from keras_sharenets.cli import main
+from keras_sharenets.cli.compress import larger_files
 from keras_sharenets.folder_lock import is_unused
 from keras_sharenets.interruption import Interrupted
 from keras_sharenets.layers.quantized_kernels import stored_kernels
@@ -139,6 +140,13 @@ def test_dry_run_does_not_change_the_network():
     before = [weight.copy() for weight in model.get_weights()]
     dry_run(model, make_steps(["depth:policy=stage"], 0.5, 8, True), None, np.zeros((2, 8, 8, 1), "float32"))
     assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))
+
+
+def test_table_names_steps_that_make_the_file_larger():
+    sizes = {"original": 900, "share 50%": 1000, "prune 0.5": 1001, "share depth": 800}
+    rows = [compress.Row(step, None, 0.5, 0.5, 1, 1.0, 1, 1, size, 1, 1.0) for step, size in sizes.items()]
+    (found,) = larger_files(rows)
+    assert found.startswith("After 'share 50%', the int8 file is 100 bytes larger than before")
 
 
 def test_finished_steps_are_not_repeated(tmp_path, monkeypatch):
