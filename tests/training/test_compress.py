@@ -176,7 +176,7 @@ def test_finished_steps_are_not_repeated(tmp_path, monkeypatch):
     assert compress.read_record(output)[0] == asked
     assert [row.step for row in compress.read_record(output)[1]] == ["original", "share depth:policy=stage"]
     fewer = dataclasses.replace(dataset, train=dataset.train.part(np.arange(1000)))
-    with pytest.raises(ValueError, match=r"has the train 1000, but the run in .*1_share has 1438"):
+    with pytest.raises(ValueError, match=r"has 1000 train images, but the run in .*1_share has 1438"):
         compress.resume(output, fewer, say=told.append, show=told.append)
     # A checkpoint has the path of the teacher before the folder was moved.
     state = {"run": files.read_json(output / "2_share" / "metrics.json")}
