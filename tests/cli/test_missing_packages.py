@@ -37,8 +37,8 @@ WITH_KERAS = [
     ("matplotlib", "pip install matplotlib", ("analyze", RUN, "--weights", *TO)),
     ("sklearn", "pip install scikit-learn", FIT),
     ("ai_edge_quantizer", "[precisions]'", ("export", SMALL, "--quantization", "int16", "--output", "a.tflite")),
-    ("ai_edge_litert", "pip install ai-edge-litert flatbuffers", ("size", "a.tflite")),
-    ("PIL", "pip install pillow", ("predict", SMALL, "a.png")),
+    ("ai_edge_litert", "pip install ai-edge-litert flatbuffers", ("size", RUN / "int8.tflite")),
+    ("PIL", "pip install pillow", ("predict", SMALL, ROOT / "docs" / "sharing.png")),
 ]
 
 
