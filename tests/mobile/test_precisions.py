@@ -159,12 +159,31 @@ def test_kernel_rounding_error():
     _, graph = convert_with_graph(model)
     kernel, values = np.asarray(model.layers[-1].kernel), random.normal(size=(50, 6)).astype("float32")
     step = np.abs(kernel).max(0) / 7
-    coarse = np.abs(values).max(1, keepdims=True) / 127
+    # 8 bits over the range of an image, which includes 0.
+    lowest, highest = values.min(1, keepdims=True), values.max(1, keepdims=True)
+    coarse = (np.maximum(highest, 0) - np.minimum(lowest, 0)) / 255
     rounded = (np.round(values / coarse) * coarse) @ (np.round(kernel / step) * step)
     expected = np.linalg.norm(rounded - values @ kernel) / np.linalg.norm(values @ kernel)
     (error,) = kernel_rounding_error(graph, (values,), lambda operation: (4, 8))
     np.testing.assert_allclose(error, expected, rtol=1e-3)
     assert kernel_rounding_error(graph, (values,), lambda operation: None) == (0.0,)
+
+
+@needs_quantizer
+def test_rounding_of_pixels_is_explained(tmp_path):
+    """Pixels minus 127.5 lie between two steps of 8 bits, so that rounding changes all of them by half a step."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, activation="relu")(keras.layers.Rescaling(1 / 127.5, -1)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x)))
+    pixels = images(0, 6, (8, 8, 3)).round()
+    pixels[:, 0, 0, 0], pixels[:, 0, 0, 1] = 0, 255
+    data, graph = convert_with_graph(model, quantization="dynamic_int8")
+    (tmp_path / "m.tflite").write_bytes(data)
+    right, found = np.asarray(model(pixels)), predict_tflite(tmp_path / "m.tflite", pixels)
+    error = np.linalg.norm(found - right) / np.linalg.norm(right)
+    bits = functools.partial(edge_quantizer.rounded_bits, "dynamic_int8")
+    np.testing.assert_allclose(kernel_rounding_error(graph, (pixels,), bits)[0], error, rtol=0.1)
 
 
 def clipped_network():

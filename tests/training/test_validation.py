@@ -143,7 +143,7 @@ def test_run_interrupted_during_the_final_test_resumes_bit_for_bit(run, held, tm
         with pytest.raises(Interrupted):
             fit(MODEL, held, tmp_path / "run", **SETTINGS, run_options=RunOptions(deterministic=True))
     assert read_metrics(tmp_path / "run" / "metrics.json").test_accuracy is None
-    with pytest.raises(ValueError, match=r"has the train 1438, but the run in .* 1295"):
+    with pytest.raises(ValueError, match=r"has 1438 train images, but the run in .* 1295"):
         resume(tmp_path / "run", load("digits"))
     again = resume(tmp_path / "run", held, verbose=0)
     assert again.test_accuracy == run[0].test_accuracy

@@ -121,8 +121,9 @@ def kernel_rounding_error(
         graph: `InferenceGraph`, in float.
         inputs: a float array `(n, ...)` for each input.
         bits_of: function from an operation to `(bits of its kernel, bits of its input values)`, or `None` if it stays
-            in float. Both are rounded symmetrically around 0, up to the largest magnitude of a filter or of the values
-            of one image.
+            in float. Kernels are rounded symmetrically around 0, up to the largest magnitude of a filter. Values are
+            rounded as LiteRT does: 8 bits for the range from the smallest to the largest value of one image, which
+            includes 0; others symmetrically.
         ranges: `{value number: (minimum, maximum)}` of values with a fixed range: magnitudes beyond both are clipped.
             `None` for none.
 
@@ -158,9 +159,12 @@ def _rounded_kernel(kernel, kind, scale, *, steps=127):
 
 
 def _rounded_per_image(values, bits):
-    """Values rounded symmetrically around 0, up to the largest magnitude in each image."""
+    """Values rounded in the steps of each image: 8 bits from its lowest to its highest value, others symmetrically."""
     axes = tuple(range(1, len(values.shape)))
-    step = ops.maximum(ops.max(ops.abs(values), axis=axes, keepdims=True), 1e-12) / (2 ** (bits - 1) - 1)
+    low = ops.minimum(ops.min(values, axes, keepdims=True), 0.0)
+    high = ops.maximum(ops.max(values, axes, keepdims=True), 0.0)
+    span, steps = (high - low, 2**8 - 1) if bits == 8 else (ops.maximum(high, -low), 2 ** (bits - 1) - 1)
+    step = ops.maximum(span, 1e-12) / steps
     return ops.round(values / step) * step
 
 
