@@ -159,22 +159,21 @@ def _export(
             model, folder / f"{form}.tflite", quantization=quantization, representative_data=images, **ends, **how
         )
 
-    small = fast = export("size", prefer="size")
-    if name.startswith(APPLICATIONS):  # Nothing is shared.
-        shutil.copy(folder / "size.tflite", folder / "speed.tflite")
-    else:
-        fast = export("speed", prefer="speed")
-    forms = {"size": None}
-    for number, budget in enumerate(budgets(small.file_bytes, fast.file_bytes), 1):
-        export(f"budget {number}", max_bytes=budget)
-        forms[f"budget {number}"] = budget
+    forms: dict[str, int | None] = {}
+    fast = export("speed", prefer="speed")
+    if not name.startswith(APPLICATIONS):  # Nothing is shared in those: all forms are one.
+        small = export("size", prefer="size")
+        forms["size"] = None
+        for number, budget in enumerate(budgets(small.file_bytes, fast.file_bytes), 1):
+            export(f"budget {number}", max_bytes=budget)
+            forms[f"budget {number}"] = budget
     progress(f"{model.name}, {quantization or 'float32'}: converting with TensorFlow")
     kept = converted / f"{PLAIN}.tflite"
     if not kept.exists():
         files.write_bytes(kept, workloads.convert_plainly(model, quantization, images))
     if kept.parent != folder:
         shutil.copy(kept, folder)
-    return forms | {"speed": None, PLAIN: None}, small.stored_weight_bytes
+    return forms | {"speed": None, PLAIN: None}, fast.stored_weight_bytes
 
 
 def budgets(small: int, fast: int) -> list[int]:
@@ -199,13 +198,15 @@ def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
         *ours, plain = group
         ratios = [row["ratio"] for row in ours]
         kernels = not network.startswith(APPLICATIONS) and find_family(network) in KERNEL_SHARED
-        values = [
-            ("time: small file / fast file", ratios[0], SMALL_TO_FAST[precision] if kernels else LAYERS_SMALL_TO_FAST)
-        ]
+        values = []
+        if len(ours) > 1:
+            limit = SMALL_TO_FAST[precision] if kernels else LAYERS_SMALL_TO_FAST
+            values.append(("time: small file / fast file", ratios[0], limit))
         if plain["ratio"] is not None:
             values.append(("time: fast file / plain converter", 1 / plain["ratio"], NOISE))
         values.append(("bytes: small file / plain converter", ours[0]["file_bytes"] / plain["file_bytes"], 1))
-        values.append(("time: larger file / smaller file", slowest_step(ratios), NOISE))
+        if len(ours) > 1:
+            values.append(("time: larger file / smaller file", slowest_step(ratios), NOISE))
         values.append(("partitions of a file in the runtime", max(map(parts, ours)), 1))
         made += [Claim(text, f"{network}, {precision}", value, limit) for text, value, limit in values]
     return tuple(made)

@@ -71,6 +71,8 @@ def test_files_of_the_converter_are_kept(tmp_path, monkeypatch):
         delivery._export(QUICK, tiny_network(), folder, "int8", tmp_path / "kept")
         assert (folder / "plain converter.tflite").read_bytes() == b"theirs"
     assert len(converted) == 1
+    forms, _ = delivery._export("keras.applications.MobileNet", tiny_network(), folder, None, folder)
+    assert list(forms) == ["speed", "plain converter"]  # Nothing is shared, so that all of ours are one.
 
 
 def test_budgets():
@@ -92,7 +94,7 @@ def test_rejected_file_is_listed_without_times(delivered):
 
 
 def make_rows(network, precision, ratios, plain, partitions=1, undelegated=None):
-    forms = ["size", *(f"budget {number}" for number in range(1, len(ratios) - 1)), "speed"]
+    forms = ["size", *(f"budget {number}" for number in range(1, len(ratios) - 1)), "speed"][-len(ratios) :]
     row = {"network": network, "precision": precision, "delegate_partitions": partitions}
     row |= {"undelegated_operators": undelegated or {}, "file_bytes": 900}
     rows = [{**row, "form": form, "ratio": ratio} for form, ratio in zip(forms, ratios, strict=True)]
@@ -105,12 +107,14 @@ def test_claims_of_delivery():
     rows += make_rows("sharesnet_164", "float32", [1.3, 1.1, 1.1 * 1.05, 1.0], 0.8)
     rows += make_rows("hgcnet_42_g4", "int8", [1.9, 1.0], 1.0, undelegated={"SOFTMAX": 1})
     rows += make_rows("sl3_resnet_64", "float32", [1.1, 1.0], None, partitions=2, undelegated={"SOFTMAX": 1})
+    rows += make_rows("keras.applications.MobileNet", "int8", [1.0], 0.5)
     made = [(claim.value, claim.holds) for claim in delivery.claims(rows)]
     expected = [
         *((1.3, True), (0.5, True), (0.9, True), (1.2 / 1.3, True), (1, True)),
         *((1.3, False), (1.25, False), (0.9, True), (1.05, False), (1, True)),
         *((1.9, True), (1.0, True), (0.9, True), (1 / 1.9, True), (1, True)),
         *((1.1, True), (0.9, True), (1 / 1.1, True), (3, False)),
+        *((2.0, False), (0.9, True), (1, True)),
     ]
     assert [holds for _, holds in made] == [holds for _, holds in expected]
     assert [value for value, _ in made] == pytest.approx([value for value, _ in expected])
