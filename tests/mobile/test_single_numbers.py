@@ -27,7 +27,7 @@ def prepared(shift=0.0, scale=1 / 127.5, reader=None, **options):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected", "of_microcontroller"),
+    ("arguments", "expected", "of_devices"),
     [
         ({}, ["CONV_2D"], ["CONV_2D"]),
         ({"shift": -1.0}, ["ADD", "CONV_2D"], ["DEPTHWISE_CONV_2D", "CONV_2D"]),
@@ -43,14 +43,15 @@ def prepared(shift=0.0, scale=1 / 127.5, reader=None, **options):
     ],
     ids=["factor", "factor and shift", "small factor", "zero", "by channel", "no kernel"],
 )
-def test_operators_of_a_scale_and_shift(arguments, expected, of_microcontroller):
+def test_operators_of_a_scale_and_shift(arguments, expected, of_devices):
     """One number for all channels needs no depthwise convolution, which is slow for three channels."""
     model, images = prepared(**arguments), pseudo_random((4, 5, 5, 3), seed=1)
     graph = lower(model)
     assert_close(run(fold_common_factors(graph), images), np.asarray(model(images)), 1e-6)
     plain = convert(model)
     assert operators(plain) == expected
-    assert operators(convert(model, prefer="memory")) == of_microcontroller
+    for prefer in ("memory", "gpu"):
+        assert operators(convert(model, prefer=prefer)) == of_devices
     integers = convert(model, images, quantization="int8", input_type="int8", output_type="int8")
     assert operators(integers) == expected
     for data, bound in ((plain, 1e-6), (integers, 0.03)):

@@ -173,8 +173,9 @@ def convert(
         if prefer == "gpu":
             graph = group_chains.join_groups(graph)
         graph = (scales.prepare_int8 if quantization == "int8" else scales.prepare_float)(graph, materialize)
-        # Microcontrollers and Vela prefer few operators, and have an integer ReLU.
-        if prefer in ("memory", "npu"):
+        # Microcontrollers and Vela prefer few operators, and have an integer ReLU. WebGPU computes some sums with one
+        # number wrongly.
+        if prefer in ("memory", "npu", "gpu"):
             return graph
         return scales.use_single_numbers(graph, integers=quantization == "int8")
 
