@@ -19,7 +19,7 @@ from benchmarks.arguments import RunOptions, add_run_arguments, progress, run_op
 from benchmarks.table import Row
 from keras_sharenets import _checks, files
 from keras_sharenets.analysis.catalog import replace_table
-from keras_sharenets.analysis.graph import copy_network
+from keras_sharenets.analysis.copying import copy_network
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.dtype_policies import POLICIES
 from keras_sharenets.machine import describe_machine

@@ -16,8 +16,9 @@ import numpy as np
 
 from keras_sharenets import _checks
 from keras_sharenets._types import Shape
+from keras_sharenets.analysis.copying import copy_network
 from keras_sharenets.analysis.filters import arrangement_of, is_convolution
-from keras_sharenets.analysis.graph import Call, Graph, copy_network, rebuild, trace
+from keras_sharenets.analysis.graph import Call, Graph, rebuild, trace
 from keras_sharenets.layers.quantized_kernels import inner
 
 PASSING = (keras.layers.BatchNormalization, keras.layers.Dropout)

@@ -13,8 +13,8 @@ import numpy as np
 
 from keras_sharenets import _checks
 from keras_sharenets.analysis.blending import blending_layers
+from keras_sharenets.analysis.copying import copy_network
 from keras_sharenets.analysis.counting import count_parameters
-from keras_sharenets.analysis.graph import copy_network
 
 FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 RANKINGS = ("global", "per_layer")

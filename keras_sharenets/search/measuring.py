@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from keras_sharenets import files
-from keras_sharenets.analysis.graph import in_full_precision
+from keras_sharenets.analysis.copying import in_full_precision
 from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.spaces.space import Point, Space, kernel_parameters, named

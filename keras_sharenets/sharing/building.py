@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from keras_sharenets._types import Tensor
-from keras_sharenets.analysis.graph import Call, Graph, copy_layer, rebuild, set_weights
+from keras_sharenets.analysis.copying import copy_layer, set_weights
+from keras_sharenets.analysis.graph import Call, Graph, rebuild
 from keras_sharenets.heads import names_of_outputs
 from keras_sharenets.sharing.changes import Change, bias_arguments
 from keras_sharenets.sharing.places import Order, Place, numpy_of

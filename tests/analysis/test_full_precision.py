@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_sharenets as ksn
-from keras_sharenets.analysis.graph import in_full_precision
+from keras_sharenets.analysis.copying import in_full_precision
 from keras_sharenets.dtype_policies import in_policy
 
 HALF = ("mixed_float16", "mixed_bfloat16", "bfloat16")

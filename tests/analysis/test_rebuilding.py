@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from harness import assert_close, outputs_of, pseudo_random
 
-from keras_sharenets.analysis.graph import copy_network, rebuild, trace
+from keras_sharenets.analysis.copying import copy_network
+from keras_sharenets.analysis.graph import rebuild, trace
 
 
 def same(call, operation, *args, **kwargs):
@@ -88,6 +89,16 @@ def test_inputs_and_outputs_stay_in_their_lists_and_dicts():
         assert isinstance(results["box"], list)
         for actual, right in zip(keras.tree.flatten(results), keras.tree.flatten(expected), strict=True):
             assert_close(keras.ops.convert_to_numpy(actual), keras.ops.convert_to_numpy(right), 1e-6)
+
+
+def test_a_copy_has_the_vocabulary_of_an_adapted_lookup():
+    lookup = keras.layers.IntegerLookup(output_mode="one_hot")
+    lookup.adapt(np.array([30, 10, 10, 20, 20, 20]))
+    model = keras.Sequential([keras.Input((1,), dtype="int64"), lookup])
+    # The most frequent value first, after the place of unknown values.
+    expected = [[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0]]
+    for network in (model, copy_network(model), copy_network(copy_network(model))):
+        assert_close(network.predict(np.array([[20], [10], [30], [7]]), verbose=0), np.array(expected), 0)
 
 
 def test_input_names_do_not_depend_on_the_order_of_use():

@@ -11,7 +11,8 @@ import numpy as np
 
 from keras_sharenets import _checks
 from keras_sharenets import layers as ours
-from keras_sharenets.analysis.graph import copy_layer, rebuild, trace
+from keras_sharenets.analysis.copying import copy_layer
+from keras_sharenets.analysis.graph import rebuild, trace
 from keras_sharenets.heads import names_of_outputs
 from keras_sharenets.layers.quantized_kernels import PRESERVE, inner, stored_kernels
 from keras_sharenets.mobile.compress.training import TrainedWithTFMOT, check_backend, plain

@@ -20,7 +20,8 @@ import keras
 import numpy as np
 
 from keras_sharenets import _checks, files
-from keras_sharenets.analysis.graph import in_full_precision, trace
+from keras_sharenets.analysis.copying import in_full_precision
+from keras_sharenets.analysis.graph import trace
 from keras_sharenets.extras import ONNX_PACKAGES, require
 from keras_sharenets.mobile.export import conversion, reference, verification
 from keras_sharenets.mobile.export.reference import ExportMismatchError

@@ -19,7 +19,8 @@ import PIL.Image
 import tensorflow as tf
 
 from keras_sharenets import _checks, files
-from keras_sharenets.analysis.graph import calls, copy_network, in_full_precision
+from keras_sharenets.analysis.copying import copy_network, in_full_precision
+from keras_sharenets.analysis.graph import calls
 from keras_sharenets.heads import SIGMOID, THRESHOLD, Head, final_activation, head_of, head_of_end
 from keras_sharenets.layers.quantized_kernels import inner
 from keras_sharenets.mobile.export import calibration_check, verification

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_sharenets import _checks, files, precisions, targets
-from keras_sharenets.analysis.graph import in_full_precision
+from keras_sharenets.analysis.copying import in_full_precision
 from keras_sharenets.analysis.profile import profile_graph
 from keras_sharenets.heads import heads_of
 from keras_sharenets.mobile.export import calibration_check, conversion, metadata

@@ -189,7 +189,7 @@ def dry_run(model: keras.Model, steps: Sequence[Step], where: Any, images: np.nd
             cannot be exported.
     """
     from keras_sharenets.analysis import profile
-    from keras_sharenets.analysis.graph import copy_network
+    from keras_sharenets.analysis.copying import copy_network
     from keras_sharenets.mobile.export.verification import check_model
 
     check_model(model)
