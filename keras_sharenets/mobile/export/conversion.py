@@ -20,7 +20,7 @@ from keras_sharenets.heads import ends_of
 from keras_sharenets.layers import FakeQuantize
 from keras_sharenets.mobile.export import edge_quantizer, metadata, reference
 from keras_sharenets.mobile.export.representative_data import checked_inputs
-from keras_sharenets.mobile.graph import group_chains, merging, passes, scales
+from keras_sharenets.mobile.graph import equalization, group_chains, merging, passes, scales
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
 from keras_sharenets.mobile.graph.lowering import LoweredModel, lower_calls
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph, is_clustered, quantize
@@ -193,13 +193,17 @@ def convert(
         stored_type = "float16" if quantization else "float32"
         return finish(planned(write_float(graph, names, stored_type=stored_type))), graph
 
+    def prepared(sites, inputs):
+        graph = build(frozenset(sites).__contains__)
+        return equalization.equalize(graph, inputs) if quantization == "int8" else graph
+
     def size(sites):
         # The size hardly depends on the ranges, so one image suffices.
         one = None if representative_data is None else tuple(array[:1] for array in representative_data)
-        return len(encode(build(frozenset(sites).__contains__), one)[0])
+        return len(encode(prepared(sites, one), one)[0])
 
     def write(sites):
-        graph = build(frozenset(sites).__contains__)
+        graph = prepared(sites, representative_data)
         reference.check_graph(graph, expected, checked)
         return encode(graph, representative_data)
 

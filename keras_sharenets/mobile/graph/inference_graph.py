@@ -91,7 +91,8 @@ class Operation:
         kernel: `Constant`, for kinds that have one.
         scale, bias: float32 vectors with one number per output channel, or `None` for 1 and 0.
         activation: `None`, `"relu"` or `"relu6"`.
-        attributes: dict.
+        attributes: dict; a kernel's operation may also have one_scale: all its filters have one scale in an integer
+            file.
     """
 
     kind: str

@@ -90,7 +90,7 @@ def quantize(
         low, high = ranges[number]
         ranges[number] = _with_whole_steps(low, max(high, most))
     _add_room_for_masks(graph, ranges)
-    kernels = _bias_fits(graph, ranges, kernels)
+    kernels = _with_one_scale(graph, _bias_fits(graph, ranges, kernels))
     ranges = _tied(graph, _wide_enough(graph, ranges, kernels))
     values = {number: _value_quantization(*limits) for number, limits in ranges.items()}
     for operation in graph.operations:
@@ -142,6 +142,14 @@ def _bias_fits(graph, ranges, kernels):
         with np.errstate(over="ignore"):  # The writer raises an error for infinite scales that names the layer.
             fitting[operation.kernel] = Quantization(np.maximum(scale, least).astype("float32"))
     return fitting
+
+
+def _with_one_scale(graph, kernels):
+    """The kernels' scales, with the largest in place of all where the filters were equalized."""
+    alike = [kernel for kernel, users in graph.uses().items() if users[0].attributes.get("one_scale")]
+    return kernels | {
+        kernel: Quantization(np.full_like(kernels[kernel].scale, kernels[kernel].scale.max())) for kernel in alike
+    }
 
 
 def requantize_fixed(graph: InferenceGraph) -> InferenceGraph:

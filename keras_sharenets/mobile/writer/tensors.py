@@ -15,6 +15,8 @@ from keras_sharenets.mobile.writer.operators import Tensors
 # Kinds that require batch size 1: delegates do not support slices of a free batch, stacked groups use the batch axis,
 # and the output shape of a transposed convolution is a constant.
 _ONE_IMAGE = ("slice", "stack", "crop", "conv_transpose", "converted")
+# Relative difference up to which the scales of all filters count as one.
+_SAME = 1e-6
 # What an activation clips to.
 _LIMITS = {None: (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}
 
@@ -255,6 +257,9 @@ class Int8Tensors(Tensors):
         return self._quantized.values[operation.inputs[0].number].scale
 
     def _constant(self, operation, integers, scales, axis, suffix):
-        self._filter_scales[operation] = _checked_scales(operation, scales.astype("float32"))
+        scales = _checked_scales(operation, np.atleast_1d(scales.astype("float32")))
+        if np.ptp(scales) <= _SAME * scales.max():
+            scales = scales[:1]  # One number means the same, and takes less.
+        self._filter_scales[operation] = scales
         quantization = scales, 0, axis
         return self.writer.tensor(integers.shape, "int8", constant=integers, quantization=quantization, suffix=suffix)

@@ -1,0 +1,176 @@
+"""One scale for all filters of a kernel: what files store and compute, and where each filter keeps its own scale."""
+
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, pseudo_random
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mobile_networks import convert_with_graph, lower, run
+
+import keras_sharenets as ksn
+from keras_sharenets.mobile import quantize_aware
+from keras_sharenets.mobile.graph import equalization, scales
+from keras_sharenets.mobile.graph.equalization import equalize
+from keras_sharenets.mobile.graph.passes import simplify
+from keras_sharenets.mobile.graph.quantization import quantize
+from keras_sharenets.mobile.graph.rounding_error import rounding_error
+from keras_sharenets.mobile.inspect import file
+
+IMAGES = pseudo_random((48, 8, 8, 3), seed=3)
+
+
+def spread(model, seed=0, decades=1.0):
+    """The model, with the filters of each kernel multiplied by factors that differ by that many powers of ten."""
+    random = np.random.default_rng(seed)
+    for layer in model.layers:
+        if layer.weights and not isinstance(layer, keras.layers.BatchNormalization):
+            kernel, *biases = layer.get_weights()
+            axes = kernel.shape[2:] if isinstance(layer, keras.layers.DepthwiseConv2D) else kernel.shape[-1:]
+            factors = 10 ** random.uniform(-decades / 2, decades / 2, axes)
+            layer.set_weights([kernel * factors, *(factors.ravel() * (bias + 0.1) for bias in biases)])
+    return model
+
+
+def chain(*layers):
+    inputs = keras.Input((8, 8, 3))
+    x = inputs
+    for layer in (*layers, keras.layers.Flatten(), keras.layers.Dense(4, name="scores")):
+        x = layer(x)
+    return spread(keras.Model(inputs, x))
+
+
+def conv(filters=12, size=3, **options):
+    return keras.layers.Conv2D(filters, size, **options)
+
+
+def kernel_scales(data):
+    """The number of scales of the kernel and of the bias of each operator with a kernel, in order."""
+    model = file.parse(data)
+    main, found = model.Subgraphs(0), []
+    for name, inputs, _ in file.operators(model):
+        if name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+            found.append(tuple(main.Tensors(each).Quantization().ScaleLength() for each in inputs[1:]))
+    return found
+
+
+CHAINS = {
+    "convolutions": ([conv(), conv(6)], [1, 6]),
+    "ReLU": ([conv(activation="relu"), conv(6, activation="relu")], [1, 6]),
+    "three in a row": ([conv(activation="relu"), conv(10, activation="relu"), conv(6, 1)], [1, 1, 6]),
+    "normalization": ([conv(), keras.layers.BatchNormalization(), keras.layers.ReLU(), conv(6)], [1, 6]),
+    "pooling": ([conv(activation="relu"), keras.layers.MaxPooling2D(), conv(6, 1)], [1, 6]),
+    "padding": ([conv(), keras.layers.ZeroPadding2D(2), conv(6, strides=2)], [1, 6]),
+    "groups": ([conv(), conv(12, groups=4), ksn.layers.ChannelShuffle(4), conv(6, groups=2)], [1, 1, 6]),
+    "depthwise": ([conv(), keras.layers.DepthwiseConv2D(3, depth_multiplier=2), conv(6, 1)], [1, 1, 6]),
+    "dense": ([conv(), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(8, "relu")], [1, 1]),
+    # The next kernel multiplies channels that a ReLU6 or a sigmoid has changed, or that another value was added to.
+    "ReLU6": ([conv(), keras.layers.ReLU(6.0), conv(6)], [12, 6]),
+    "sigmoid": ([conv(activation="sigmoid"), conv(6)], [12, 6]),
+    "own output": ([conv(6)], [6]),
+}
+
+
+@pytest.fixture
+def wherever_possible(monkeypatch):
+    """Filters get one scale also where that is estimated to cost accuracy."""
+    monkeypatch.setattr(equalization, "_MOST_ERROR", 1e3)
+
+
+@pytest.mark.usefixtures("wherever_possible")
+@pytest.mark.parametrize(("layers", "counts"), CHAINS.values(), ids=CHAINS)
+def test_scales_of_filters_in_a_file(layers, counts):
+    """One for all filters of a kernel that the next one can make up for; the file still computes what Keras does."""
+    model = chain(*(layer.__class__.from_config(layer.get_config()) for layer in layers))
+    data, quantized = convert_with_graph(model, IMAGES, quantization="int8", input_type="int8", output_type="int8")
+    # The last kernel gives the output of the network, and the one before it mostly a reshape that mixes channels.
+    assert kernel_scales(data) == [(count, count) for count in (*counts, 4)]
+    expected = np.asarray(model(IMAGES))
+    assert_close(run(quantized.graph, IMAGES), expected, 1e-4)
+    interpreter = file.open_bytes(data, "The file")
+    (end,) = interpreter.get_output_details()
+    (found,) = file.run_examples(interpreter, (IMAGES,), [end["index"]])
+    assert np.linalg.norm(found - expected) < 0.06 * np.linalg.norm(expected)
+
+
+@pytest.mark.usefixtures("wherever_possible")
+def test_values_that_an_addition_or_an_output_reads_keep_their_scales():
+    inputs = keras.Input((8, 8, 3))
+    first, second = conv(6, name="first")(inputs), conv(6, name="second")(inputs)
+    added = conv(4, 1)(keras.layers.Add()([first, second]))
+    model = spread(keras.Model(inputs, [added, conv(4, 1, name="read")(second)]))
+    data, _ = convert_with_graph(model, IMAGES, quantization="int8")
+    assert {count for count, _ in kernel_scales(data)} == {6, 4}
+    model = spread(keras.Model(inputs, [first, conv(4, 1, name="behind")(first)]))
+    data, _ = convert_with_graph(model, IMAGES, quantization="int8")
+    assert [count for count, _ in kernel_scales(data)] == [6, 4]
+
+
+def shared_twice(reader):
+    """A convolution that is called twice, each time with its own normalization and its own or a shared reader."""
+    inputs, shared, outputs = keras.Input((8, 8, 3)), conv(8, 3, padding="same", name="shared"), []
+    reader = reader or (lambda x: conv(5, 1)(x))
+    for number, start in enumerate((inputs, keras.layers.MaxPooling2D(2, 1, "same")(inputs))):
+        norm = keras.layers.BatchNormalization()
+        x = keras.layers.ReLU()(norm(shared(start)))
+        random = np.random.default_rng(number)
+        norm.set_weights([*random.uniform(0.2, 2, (1, 8)), *random.normal(size=(2, 8)), random.uniform(0.5, 2, 8)])
+        outputs.append(reader(x))
+    return keras.Model(inputs, keras.layers.Concatenate()([keras.layers.Flatten()(output) for output in outputs]))
+
+
+@pytest.mark.usefixtures("wherever_possible")
+def test_a_shared_kernel_keeps_its_integers():
+    """Only its scales at a use change, so that both uses still read the same bytes."""
+    model = shared_twice(None)
+    data, quantized = convert_with_graph(model, IMAGES, quantization="int8")
+    assert sorted(count for count, _ in kernel_scales(data)) == [1, 1, 5, 5]
+    assert file.constant_bytes(file.parse(data))["int8"] == 3 * 3 * 3 * 8 + 2 * 8 * 5
+    assert_close(run(quantized.graph, IMAGES), np.asarray(model(IMAGES)), 1e-4)
+
+
+@pytest.mark.usefixtures("wherever_possible")
+def test_a_shared_kernel_takes_up_no_factors():
+    data, _ = convert_with_graph(shared_twice(conv(5, 1, name="reader")), IMAGES, quantization="int8")
+    assert sorted(count for count, _ in kernel_scales(data)) == [5, 5, 8, 8]
+
+
+@pytest.mark.usefixtures("wherever_possible")
+def test_learned_ranges_are_kept():
+    model = quantize_aware(chain(conv(activation="relu"), conv(6)))
+    model(IMAGES, training=True)
+    data, _ = convert_with_graph(model, IMAGES, quantization="int8")
+    assert [count for count, _ in kernel_scales(data)] == [12, 6, 4]
+
+
+def test_a_weak_filter_with_large_values_does_not_set_the_step_of_the_others():
+    """Its weights times the factor of the strongest filter would make its bias a million times as large as the rest."""
+    model = chain(conv(activation="relu"), conv(6))
+    kernel, bias = model.layers[1].get_weights()
+    kernel[..., 0] *= 1e-5
+    bias[0] = 3
+    model.layers[1].set_weights([kernel, bias])
+    graph = scales.prepare_int8(simplify(lower(model)), lambda site: False)
+    given, errors = (IMAGES,), []
+    for prepared in (graph, equalize(graph, given)):
+        errors.append(rounding_error(quantize(prepared, given), given).scores[0])
+    assert errors[1] < 1.5 * errors[0]
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 10**6),
+    decades=st.floats(0, 4),
+    widths=st.lists(st.sampled_from((4, 8, 12)), min_size=2, max_size=4),
+    groups=st.sampled_from((1, 2, 4)),
+    relu=st.booleans(),
+)
+def test_equalized_graphs_compute_the_same(seed, decades, widths, groups, relu):
+    x = inputs = keras.Input((6, 6, 4))
+    for number, width in enumerate(widths):
+        x = conv(width, 1 + 2 * (number % 2), padding="same", groups=groups, activation="relu" if relu else None)(x)
+        x = keras.layers.DepthwiseConv2D(3)(x) if number == 1 else x
+    model = spread(keras.Model(inputs, x), seed, decades)
+    images = pseudo_random((8, 6, 6, 4), seed=seed % 1000)
+    graph = scales.prepare_int8(simplify(lower(model)), lambda site: False)
+    assert_close(run(equalize(graph, (images,)), images), np.asarray(model(images)), 1e-4)
