@@ -1,17 +1,23 @@
 """One scale for all filters of a kernel: what files store and compute, and where each filter keeps its own scale."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
-from harness import assert_close, pseudo_random
+from families import REPRESENTATIVES, representative
+from harness import assert_close, pseudo_random, slow_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mobile_networks import convert_with_graph, lower, run
 
 import keras_sharenets as ksn
+from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.mobile import quantize_aware
+from keras_sharenets.mobile.export import conversion
 from keras_sharenets.mobile.graph import equalization, scales
 from keras_sharenets.mobile.graph.equalization import equalize
+from keras_sharenets.mobile.graph.lowering import lower_model
 from keras_sharenets.mobile.graph.passes import simplify
 from keras_sharenets.mobile.graph.quantization import quantize
 from keras_sharenets.mobile.graph.rounding_error import rounding_error
@@ -133,6 +139,27 @@ def test_a_shared_kernel_keeps_its_integers():
 def test_a_shared_kernel_takes_up_no_factors():
     data, _ = convert_with_graph(shared_twice(conv(5, 1, name="reader")), IMAGES, quantization="int8")
     assert sorted(count for count, _ in kernel_scales(data)) == [5, 5, 8, 8]
+
+
+NETWORKS = {"copies": lambda: ksn.create_model("hscnet_m32_g4_r2_b1_a2", num_classes=10)}
+NETWORKS |= {family: functools.partial(representative, family) for family in REPRESENTATIVES}
+
+
+@pytest.mark.usefixtures("wherever_possible")
+@pytest.mark.parametrize("name", slow_after(1, NETWORKS))
+def test_no_file_becomes_larger(name, monkeypatch):
+    """Copies of a shared kernel for different calls, in files for speed, have the same integers, stored once."""
+    model = NETWORKS[name]()
+    randomize_batchnorm(model)
+    lowered, images = lower_model(model), (pseudo_random((4, 32, 32, 3)),)
+    for prefer in ("size", "speed"):
+        options = {"quantization": "int8", "representative_data": images, "prefer": prefer}
+        equalized, _ = conversion.convert(lowered, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(equalization, "equalize", lambda graph, data: graph)
+            plain, _ = conversion.convert(lowered, **options)
+        # A kernel with two kinds of scales takes another entry in the list of tensors.
+        assert len(equalized) <= 1.002 * len(plain)
 
 
 @pytest.mark.usefixtures("wherever_possible")

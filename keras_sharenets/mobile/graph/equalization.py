@@ -24,7 +24,7 @@ from keras_sharenets.mobile.graph.inference_graph import (
     reduced_axes,
     run_all,
 )
-from keras_sharenets.mobile.graph.quantization import filter_limits, rewritable_kernels
+from keras_sharenets.mobile.graph.quantization import filter_limits, kernel_quantization, rewritable_kernels
 
 # Images on which the values of each channel are measured.
 _IMAGES = 64
@@ -99,9 +99,9 @@ def equalize(graph: InferenceGraph, representative_data: Sequence[np.ndarray]) -
         with a range from quantization-aware training do not change.
     """
     found = _measure(graph, [array[:_IMAGES] for array in representative_data])
-    rewritable, readers = rewritable_kernels(graph), graph.consumers()
+    kernels, readers = _own_kernels(graph), graph.consumers()
     changed = {operation.output.number: operation for operation in graph.operations}
-    own = {number for number, operation in changed.items() if operation.kernel in rewritable}
+    own = {number for number, operation in changed.items() if operation.kernel in kernels}
     for number, operation in changed.copy().items():
         reached = _reached(graph, operation, readers, own)
         if reached is None or operation.inputs[0].number not in found:
@@ -123,6 +123,20 @@ def equalize(graph: InferenceGraph, representative_data: Sequence[np.ndarray]) -
         for each, channels in passed.items():
             found[each] = found[each].divided(factors[channels])
     return graph.with_operations(changed.values())
+
+
+def _own_kernels(graph) -> set[Constant]:
+    """The kernels that a pass may change without storing one more: no other kernel has the same integers.
+
+    Copies of a shared kernel with different scales of their filters have the same integers, and are stored once.
+    """
+    found: dict[tuple, list[Constant]] = {}
+    for kernel, users in graph.uses().items():
+        quantization = kernel_quantization(kernel.array, users[0].kind)
+        shape = kernel.array.shape[2:] if users[0].kind == "depthwise" else (-1,)
+        integers = np.round(kernel.array / quantization.scale.reshape(shape)).astype("int8")
+        found.setdefault((integers.shape, integers.tobytes()), []).append(kernel)
+    return {kernels[0] for kernels in found.values() if len(kernels) == 1} & rewritable_kernels(graph)
 
 
 def _measure(graph, inputs) -> dict[int, _Channels]:
