@@ -68,7 +68,7 @@ class _Reader:
     positions: int
 
     @classmethod
-    def of(cls, operation: Operation, channels: np.ndarray) -> _Reader:
+    def of(cls, operation, channels: np.ndarray) -> _Reader:
         array, groups = operation.kernel.array, operation.attributes.get("groups", 1)
         if operation.kind == "depthwise":
             rows = array.reshape(-1, array.shape[2], 1, array.shape[3])
@@ -110,8 +110,7 @@ def equalize(graph: InferenceGraph, representative_data: Sequence[np.ndarray]) -
         operation = changed[number]
         if number not in own and operation.scale is None:
             continue  # Its scales are stored for another use.
-        limits = filter_limits(operation.kernel.array, operation.kind).astype("float64")
-        limits = limits if operation.scale is None else limits * operation.scale
+        limits = _limits(operation)
         ends = [_Reader.of(changed[each], channels) for each, channels in read.items()]
         noise = _kernel_noise(operation, found[operation.inputs[0].number])
         factors = _best_factors(limits, found[number], noise, ends, exact=number not in own)
@@ -144,10 +143,12 @@ def _measure(graph, inputs) -> dict[int, _Channels]:
     found: dict[int, list] = {}
 
     def watch(value, array):
-        array = np.asarray(array, "float64")
+        array = np.asarray(array)
         if array.ndim > 1:
-            rows = array.reshape(-1, array.shape[-1])
-            found.setdefault(value.number, []).append((rows.min(0), rows.max(0), np.square(rows).mean(0), len(rows)))
+            images = array.reshape(len(array), -1, array.shape[-1])
+            squares = [np.square(image).mean(0) for image in images]  # One by one: those of all take much memory.
+            limits = images.min((0, 1)), images.max((0, 1))
+            found.setdefault(value.number, []).append((*limits, np.mean(squares, 0), len(images)))
 
     for start in range(0, len(inputs[0]), BATCH):
         run_all(graph, [array[start : start + BATCH] for array in inputs], watch=watch)
@@ -196,6 +197,12 @@ def _keeps_apart(operation):
     if operation.kind == "mean" and len(value.shape) - 1 in reduced_axes(operation):
         return False
     return operation.output.shape[-1] == value.shape[-1]
+
+
+def _limits(operation):
+    """The largest magnitude of each filter times its scale."""
+    limits = filter_limits(operation.kernel.array, operation.kind).astype("float64")
+    return limits if operation.scale is None else limits * operation.scale
 
 
 def _kernel_noise(operation, value):
