@@ -157,6 +157,18 @@ FAULTS = {
         'rows[:] = operation.kernel.array[:, :, before.attributes["indices"]]',
         ("tests/mobile/test_sharing_in_files.py::test_permutation_is_folded_into_the_kernel_that_reads_it",),
     ),
+    "factors_of_another_group": Fault(
+        "export",
+        "factors = np.repeat(factors.reshape(groups, -1).T, array",
+        "factors = np.repeat(factors.reshape(-1, groups), array",
+        ("tests/mobile/test_equalization.py::test_scales_of_filters_in_a_file",),
+    ),
+    "copies_get_integers_of_their_own": Fault(
+        "export",
+        "if len(kernels) == 1} & rewritable_kernels(graph)",
+        "} & rewritable_kernels(graph)",
+        ("tests/mobile/test_equalization.py::test_no_file_becomes_larger",),
+    ),
     "dilated_zeros_counted_as_dense": Fault(
         "export",
         "sizes = [(size - 1) * rate + 1 for size, rate",

@@ -36,7 +36,8 @@ _KERNEL_WEIGHT = 4
 _MOST_ERROR = 1.0
 # Number of factors to choose from.
 _CHOICES = 12
-_WITH_KERNEL = ("conv", "depthwise", "dense")
+# Kinds with a kernel whose filters or input channels can be multiplied.
+_KERNELS = ("conv", "depthwise", "dense")
 # Operations that keep the channels of their input apart.
 _CHANNELWISE = ("average_pool", "identity", "max_pool", "mean", "pad", "permute", "reshape")
 
@@ -168,7 +169,7 @@ def _reached(
 
     Both by value number, with the channel that each of theirs is. `None` if an operation can not take up factors.
     """
-    if operation.kind not in _WITH_KERNEL or operation.activation == "relu6":
+    if operation.kind not in _KERNELS or operation.activation == "relu6":
         return None
     passed, read = {operation.output.number: np.arange(operation.output.shape[-1])}, {}
     waiting = [operation.output]
@@ -178,7 +179,7 @@ def _reached(
         for reader in readers.get(value.number, ()):
             if value.number in graph.ranges:
                 return None
-            if reader.kind in _WITH_KERNEL and reader.output.number in own:
+            if reader.kind in _KERNELS and reader.output.number in own:
                 read[reader.output.number] = channels
             elif _keeps_apart(reader):
                 order = reader.attributes["indices"] if reader.kind == "permute" else slice(None)
