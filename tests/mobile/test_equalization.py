@@ -70,7 +70,7 @@ CHAINS = {
     "groups": ([conv(), conv(12, groups=4), ksn.layers.ChannelShuffle(4), conv(6, groups=2)], [1, 1, 6]),
     "depthwise": ([conv(), keras.layers.DepthwiseConv2D(3, depth_multiplier=2), conv(6, 1)], [1, 1, 6]),
     "dense": ([conv(), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(8, "relu")], [1, 1]),
-    # The next kernel multiplies channels that a ReLU6 or a sigmoid has changed, or that another value was added to.
+    # The next kernel multiplies channels that a ReLU6 or a sigmoid has changed.
     "ReLU6": ([conv(), keras.layers.ReLU(6.0), conv(6)], [12, 6]),
     "sigmoid": ([conv(activation="sigmoid"), conv(6)], [12, 6]),
     "own output": ([conv(6)], [6]),
@@ -88,28 +88,71 @@ def wherever_possible(monkeypatch):
 def test_scales_of_filters_in_a_file(layers, counts):
     """One for all filters of a kernel that the next one can make up for; the file still computes what Keras does."""
     model = chain(*(layer.__class__.from_config(layer.get_config()) for layer in layers))
-    data, quantized = convert_with_graph(model, IMAGES, quantization="int8", input_type="int8", output_type="int8")
     # The last kernel gives the output of the network, and the one before it mostly a reshape that mixes channels.
-    assert kernel_scales(data) == [(count, count) for count in (*counts, 4)]
+    check_scales(model, [*counts, 4], 0.06)
+
+
+def check_scales(model, counts, most):
+    """Checks the numbers of scales in the int8 file, and that its outputs are those of Keras."""
+    data, quantized = convert_with_graph(model, IMAGES, quantization="int8", input_type="int8", output_type="int8")
+    assert kernel_scales(data) == [(count, count) for count in counts]
     expected = np.asarray(model(IMAGES))
     assert_close(run(quantized.graph, IMAGES), expected, 1e-4)
     interpreter = file.open_bytes(data, "The file")
     (end,) = interpreter.get_output_details()
     (found,) = file.run_examples(interpreter, (IMAGES,), [end["index"]])
-    assert np.linalg.norm(found - expected) < 0.06 * np.linalg.norm(expected)
+    assert np.linalg.norm(found - expected) < most * np.linalg.norm(expected)
+
+
+def added(x):
+    return keras.layers.Add()([conv(8)(x), conv(8)(x)])
+
+
+def residual(x, *between):
+    x = stem = conv(8, activation="relu")(x)
+    for size in (3, 1):
+        x = conv(8, size, padding="same", activation="relu")(x)
+    x = keras.layers.ReLU()(keras.layers.Add()([stem, conv(8, 3, padding="same")(x)]))
+    return functools.reduce(lambda x, layer: layer(x), between, x)
+
+
+def joined(x):
+    return keras.layers.Concatenate()([conv(8, activation="relu")(x), conv(5)(x)])
+
+
+BRANCHES = {
+    # The fewest scales that give the right result, in the order of the operators.
+    "addition": (added, [1, 1]),
+    "addition and shuffle": (lambda x: ksn.layers.ChannelShuffle(4)(added(x)), [1, 1]),
+    "residual block": (residual, [1, 1, 1, 1]),
+    "residual block and pooling": (lambda x: residual(x, keras.layers.MaxPooling2D(2)), [1, 1, 1, 1]),
+    "maximum": (lambda x: keras.layers.Maximum()([conv(8)(x), conv(8)(x)]), [1, 1]),
+    "concatenation": (joined, [1, 1]),
+    "concatenation and addition": (lambda x: keras.layers.Add()([joined(x), conv(13)(x)]), [1, 1, 1]),
+    "addition of a number": (lambda x: conv(8)(x) + 1.5, [1]),
+    # An image has the channels that it has; a kernel cannot both divide and multiply by the same factors.
+    "addition to the image": (lambda x: keras.layers.Add()([x, conv(3, padding="same")(x)]), [3]),
+    "addition to its own input": (lambda x: (y := conv(8)(x)) + conv(8, padding="same")(y), [8, 8]),
+}
 
 
 @pytest.mark.usefixtures("wherever_possible")
-def test_values_that_an_addition_or_an_output_reads_keep_their_scales():
+@pytest.mark.parametrize(("branches", "counts"), BRANCHES.values(), ids=BRANCHES)
+def test_scales_of_filters_of_linked_values(branches, counts):
+    """Kernels whose outputs are added or concatenated get one scale each, with factors that they have in common."""
     inputs = keras.Input((8, 8, 3))
-    first, second = conv(6, name="first")(inputs), conv(6, name="second")(inputs)
-    added = conv(4, 1)(keras.layers.Add()([first, second]))
-    model = spread(keras.Model(inputs, [added, conv(4, 1, name="read")(second)]))
-    data, _ = convert_with_graph(model, IMAGES, quantization="int8")
-    assert {count for count, _ in kernel_scales(data)} == {6, 4}
-    model = spread(keras.Model(inputs, [first, conv(4, 1, name="behind")(first)]))
-    data, _ = convert_with_graph(model, IMAGES, quantization="int8")
-    assert [count for count, _ in kernel_scales(data)] == [6, 4]
+    model = spread(keras.Model(inputs, conv(4, 3, name="scores")(branches(inputs))), decades=0.5)
+    check_scales(model, [*counts, 4], 0.1)
+
+
+@pytest.mark.usefixtures("wherever_possible")
+def test_outputs_keep_their_scales():
+    inputs = keras.Input((8, 8, 3))
+    first = conv(6, name="first")(inputs)
+    for read in (first, keras.layers.Add()([first, conv(6, name="second")(inputs)])):
+        model = spread(keras.Model(inputs, [first, conv(4, 1, name="behind")(read)]))
+        data, _ = convert_with_graph(model, IMAGES, quantization="int8")
+        assert {count for count, _ in kernel_scales(data)} == {6, 4}
 
 
 def shared_twice(reader):
@@ -191,12 +234,16 @@ def test_a_weak_filter_with_large_values_does_not_set_the_step_of_the_others():
     widths=st.lists(st.sampled_from((4, 8, 12)), min_size=2, max_size=4),
     groups=st.sampled_from((1, 2, 4)),
     relu=st.booleans(),
+    join=st.sampled_from((None, keras.layers.Add, keras.layers.Subtract, keras.layers.Concatenate)),
 )
-def test_equalized_graphs_compute_the_same(seed, decades, widths, groups, relu):
+def test_equalized_graphs_compute_the_same(seed, decades, widths, groups, relu, join):
     x = inputs = keras.Input((6, 6, 4))
     for number, width in enumerate(widths):
+        before = x
         x = conv(width, 1 + 2 * (number % 2), padding="same", groups=groups, activation="relu" if relu else None)(x)
         x = keras.layers.DepthwiseConv2D(3)(x) if number == 1 else x
+        if join is not None and number == 0:
+            x = ksn.layers.ChannelShuffle(2)(join()([x, conv(width, 3, padding="same")(before)]))
     model = spread(keras.Model(inputs, x), seed, decades)
     images = pseudo_random((8, 6, 6, 4), seed=seed % 1000)
     graph = scales.prepare_int8(simplify(lower(model)), lambda site: False)

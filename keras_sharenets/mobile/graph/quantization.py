@@ -313,6 +313,12 @@ def filter_limits(array: np.ndarray, kind: str) -> np.ndarray:
     return np.where((limits == 0) | clustered, largest, limits).astype("float32")
 
 
+def filter_strengths(array: np.ndarray, kind: str, scale: np.ndarray | None) -> np.ndarray:
+    """The largest magnitude of each filter of a kernel at a use, with the magnitude of its scale there."""
+    limits = filter_limits(array, kind).astype("float64")
+    return limits if scale is None else limits * np.abs(scale)
+
+
 def is_clustered(operation: Operation) -> bool:
     """Whether the kernel of an operation has one limit for all its filters, as only clustered kernels have."""
     if operation.kernel is None:

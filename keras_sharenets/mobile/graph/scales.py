@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Materialize, Operation, Value
-from keras_sharenets.mobile.graph.quantization import filter_limits, requantize_fixed, rewritable_kernels
+from keras_sharenets.mobile.graph.quantization import filter_strengths, requantize_fixed, rewritable_kernels
 
 # The fraction of the largest scale up to which a scale counts as 0, or gets a separate step.
 _NEGLIGIBLE = 1e-4
@@ -30,7 +30,8 @@ def prepare_float(graph: InferenceGraph, materialize: Materialize) -> InferenceG
     """
 
     def scaled(operation):
-        return dataclasses.replace(operation, kernel=_scaled_kernel(operation, operation.scale), scale=None)
+        kernel = scaled_kernel(operation.kernel, operation.kind, operation.scale)
+        return dataclasses.replace(operation, kernel=kernel, scale=None)
 
     graph = _rescale_kernels(graph, materialize, scaled)
     return _split_scales(graph, lambda operation: operation.kind == "shared_conv" or operation.scale is not None)
@@ -49,16 +50,17 @@ def prepare_int8(graph: InferenceGraph, materialize: Materialize) -> InferenceGr
     """
 
     def signed(operation):
-        magnitudes, strengths = np.abs(operation.scale), _strengths(operation)
+        strengths = filter_strengths(operation.kernel.array, operation.kind, operation.scale)
+        magnitudes = np.abs(operation.scale)
         negligible = strengths <= _NEGLIGIBLE * strengths.max()
-        kernel = _scaled_kernel(operation, np.where(negligible, 0, np.sign(operation.scale)))
+        kernel = scaled_kernel(operation.kernel, operation.kind, np.where(negligible, 0, np.sign(operation.scale)))
         scale = np.where(negligible, magnitudes.max() or 1, magnitudes).astype("float32")
         return dataclasses.replace(operation, kernel=kernel, scale=scale)
 
     def fits(operation):
         if operation.scale is None:
             return True
-        strengths = _strengths(operation)
+        strengths = filter_strengths(operation.kernel.array, operation.kind, operation.scale)
         return operation.scale.min() > 0 and strengths.min() > _NEGLIGIBLE * strengths.max()
 
     graph = _rescale_kernels(_average_by_convolution(requantize_fixed(graph)), materialize, signed)
@@ -77,16 +79,11 @@ def _rescale_kernels(graph, materialize, rescaled):
     return graph.with_operations(operations)
 
 
-def _scaled_kernel(operation, scale):
+def scaled_kernel(kernel: Constant, kind: str, scale: np.ndarray) -> Constant:
+    """A kernel with its filters multiplied by scales."""
     # A depthwise kernel is (height, width, channels, filters per channel); others end with the output channels.
-    scale = scale.reshape(operation.kernel.array.shape[2:]) if operation.kind == "depthwise" else scale
-    array = (operation.kernel.array * scale).astype("float32")
-    return Constant(f"{operation.kernel.name} in {operation.name}", array)
-
-
-def _strengths(operation):
-    """The largest magnitude of each filter times its scale."""
-    return np.abs(operation.scale) * filter_limits(operation.kernel.array, operation.kind)
+    scale = scale.reshape(kernel.array.shape[2:]) if kind == "depthwise" else scale
+    return Constant(kernel.name, (kernel.array * scale).astype("float32"))
 
 
 def _split_scales(graph: InferenceGraph, chosen: Callable[[Operation], bool]) -> InferenceGraph:
