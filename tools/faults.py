@@ -163,6 +163,12 @@ FAULTS = {
         "factors = np.repeat(factors.reshape(-1, groups), array",
         ("tests/mobile/test_equalization.py::test_scales_of_filters_in_a_file",),
     ),
+    "concatenated_channels_share_factors": Fault(
+        "export",
+        "(np.arange(end - width, end), np.arange(width))",
+        "(np.arange(width), np.arange(width))",
+        ("tests/mobile/test_equalization.py::test_scales_of_filters_of_linked_values",),
+    ),
     "copies_get_integers_of_their_own": Fault(
         "export",
         "if len(kernels) == 1} & rewritable_kernels(graph)",

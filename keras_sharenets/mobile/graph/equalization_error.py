@@ -56,20 +56,6 @@ class Reader:
     positions: int
     one_scale: bool
 
-    @classmethod
-    def of(cls, operation, channels: np.ndarray, value: Channels) -> Reader:
-        array, groups = operation.kernel.array, operation.attributes.get("groups", 1)
-        if operation.kind == "depthwise":
-            rows = array.reshape(-1, array.shape[2], 1, array.shape[3])
-        else:
-            rows = array.reshape(-1, array.shape[-2], groups, array.shape[-1] // groups).swapaxes(1, 2)
-        if operation.scale is not None:
-            rows = rows * operation.scale.reshape(rows.shape[1], 1, -1)
-        through = np.square(rows).sum((0, 3))
-        squares = value.mean_square.reshape(through.shape)
-        one = operation.attributes.get("one_scale", False)
-        return cls(channels.reshape(through.shape), squares, through, np.abs(rows).max(0), len(rows), one)
-
     def rounding(self, factors: np.ndarray) -> float:
         """The squared error of the output from rounding the kernel multiplied by factors."""
         own = factors[self.channels]
@@ -94,13 +80,6 @@ class Writer:
     limits: np.ndarray
     noise: np.ndarray
     own: bool
-
-    @classmethod
-    def of(cls, operation, channels: np.ndarray, weights: np.ndarray, value: Channels, own: bool) -> Writer:
-        array = operation.kernel.array
-        size = array[..., 0, 0].size if operation.kind == "depthwise" else array[..., 0].size
-        noise = _KERNEL_WEIGHT * size * value.mean_square.mean() * weights
-        return cls(channels, filter_strengths(array, operation.kind, operation.scale), noise, own)
 
     def separate(self) -> float:
         """The squared error with a scale for each filter."""
@@ -179,14 +158,12 @@ class LinkedErrors:
             own: output values of the operations whose kernels may change.
         """
         read = [(operations[number], operations[number].source) for number in linked.readers]
-        readers = [Reader.of(operation, linked.values[source], found[source]) for operation, source in read]
+        readers = [_reader(operation, linked.values[source], found[source]) for operation, source in read]
         weights = _weights(linked, [(reader, source) for reader, (_, source) in zip(readers, read, strict=True)])
         writers, reach = {}, np.zeros(linked.count)
         for number in linked.writers:
             source = found[operations[number].source]
-            writers[number] = Writer.of(
-                operations[number], linked.values[number], weights[number], source, number in own
-            )
+            writers[number] = _writer(operations[number], linked.values[number], weights[number], source, number in own)
         for number, channels in linked.values.items():
             np.maximum.at(reach, channels, np.maximum(found[number].high, -found[number].low))
         return cls(linked.count, reach, writers, readers, list(_rounded(linked, found, groups, weights)))
@@ -194,6 +171,29 @@ class LinkedErrors:
     def fixed(self, factors: np.ndarray) -> float:
         """The squared error from rounding the values divided by factors, and the kernels that read them."""
         return sum(each.rounding(factors) for each in (*self.rounded, *self.readers))
+
+
+def _reader(operation, channels, value):
+    """The `Reader` of an operation, with the number of the factor of each channel that it reads."""
+    array, groups = operation.kernel.array, operation.attributes.get("groups", 1)
+    if operation.kind == "depthwise":
+        rows = array.reshape(-1, array.shape[2], 1, array.shape[3])
+    else:
+        rows = array.reshape(-1, array.shape[-2], groups, array.shape[-1] // groups).swapaxes(1, 2)
+    if operation.scale is not None:
+        rows = rows * operation.scale.reshape(rows.shape[1], 1, -1)
+    through = np.square(rows).sum((0, 3))
+    squares = value.mean_square.reshape(through.shape)
+    one = operation.attributes.get("one_scale", False)
+    return Reader(channels.reshape(through.shape), squares, through, np.abs(rows).max(0), len(rows), one)
+
+
+def _writer(operation, channels, weights, value, own):
+    """The `Writer` of an operation: `weights` are those of its output channels, and `value` is what it reads."""
+    array = operation.kernel.array
+    size = array[..., 0, 0].size if operation.kind == "depthwise" else array[..., 0].size
+    noise = _KERNEL_WEIGHT * size * value.mean_square.mean() * weights
+    return Writer(channels, filter_strengths(array, operation.kind, operation.scale), noise, own)
 
 
 def _weights(linked, readers):
