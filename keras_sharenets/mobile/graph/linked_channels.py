@@ -85,7 +85,8 @@ def linked_channels(graph: InferenceGraph, own: Collection[int]) -> list[Linked]
         for value, (written, read) in zip(operation.inputs, sources(operation) or (), strict=False):
             sets.join(channels[operation.output.number][written], channels[value.number][read])
             sets.join(together[operation.output.number], together[value.number])
-    fixed = {sets.root(int(together[number][0])) for number in _fixed(graph, own)}
+    # A range may belong to a value that a pass has removed.
+    fixed = {sets.root(int(together[number][0])) for number in _fixed(graph, own) if number in together}
     members: dict[int, list[int]] = {}
     for number, (group,) in together.items():
         if sets.root(int(group)) not in fixed:
