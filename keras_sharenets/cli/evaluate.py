@@ -20,7 +20,7 @@ CROPS_NOTES = {"none": "", "center": f"on the center crop {_ENLARGED}", "ten": f
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE|RUN_DIR", help=".keras or .tflite file, or the folder of a run")
-    add_data_arguments(parser, required=False, note="Default: the data of the run that the file belongs to.")
+    add_data_arguments(parser, required=False, note="Default: the data of the run or search that the file belongs to.")
     add_crops(parser, "test on")
 
 
@@ -44,17 +44,17 @@ def check(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     """The accuracy and its data set, the error rates, and the crops if there are any."""
     from keras_sharenets.training.reports.evaluate import evaluate
-    from keras_sharenets.training.run.finished import crops_of_file, network_file, open_run, run_of_file
+    from keras_sharenets.training.run.finished import crops_of_file, network_file, open_run, source_of_file
 
     path = pathlib.Path(arguments.file)
     if path.is_dir():
         open_run(path)
         path = network_file(path)
     # Other data has another size, and other splits, than the record says.
-    trained = None if arguments.data is not None else run_of_file(path)
-    if trained is None and arguments.data is None:
-        raise ValueError(f"`--data` is required: {path} belongs to no run.")
-    dataset = load_data(data_source(arguments, trained and trained.source))
+    source = None if arguments.data is not None else source_of_file(path)
+    if source is None and arguments.data is None:
+        raise ValueError(f"`--data` is required: {path} belongs to no run and to no search.")
+    dataset = load_data(data_source(arguments, source))
     crops = arguments.crops or crops_of_file(path)
     result = evaluate(path, dataset, crops)
     text = f"accuracy {result.accuracy:.4f} ({result.correct} of {result.images} test images) on {dataset.note}"

@@ -25,6 +25,7 @@ from keras_sharenets.training.run.fit import summarize
 from keras_sharenets.training.run.network import build
 from keras_sharenets.training.run.record import Epoch, Run, write_metrics
 from trainers.cli import LINE as TRAINERS
+from trainers.cli import main as trainers
 from tuning.cli import main
 
 TINY = [
@@ -79,7 +80,7 @@ def test_files_respect_budgets_and_match_recorded_counts(folder):
         assert result.within_budget
 
 
-def test_winner_is_retrained_on_the_whole_training_split(folder, monkeypatch):
+def test_winner_is_retrained_on_the_whole_training_split(folder, capsys):
     best = winner(folder)
     found = json.loads((folder / "conclusion.json").read_text())
     assert (found["winner"], found["validation_accuracy"]) == (best.id, best.accuracy)
@@ -91,6 +92,8 @@ def test_winner_is_retrained_on_the_whole_training_split(folder, monkeypatch):
     assert evaluate(folder / "winner" / "int8.tflite", digits).accuracy == found["int8_test_accuracy"]
     assert (folder / "winner" / "int8.tflite").stat().st_size == found["int8_bytes"] <= 30_000
     assert found["within_budget"]
+    assert trainers(["evaluate", str(folder / "winner" / "int8.tflite")]) == 0
+    assert capsys.readouterr().out.startswith(f"accuracy {found['int8_test_accuracy']:.4f} ")
 
 
 @pytest.fixture

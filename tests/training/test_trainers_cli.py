@@ -86,7 +86,8 @@ def test_evaluate_supports_tflite_files(run, capsys, tmp_path):
     accuracy = json.loads((run / "metrics.json").read_text())["test_accuracy"]
     ksn.mobile.export_tflite(files.load_model(run / "last.keras"), tmp_path / "last.tflite")
     assert main(["evaluate", str(tmp_path / "last.tflite")]) == 2
-    assert f"error: `--data` is required: {tmp_path}/last.tflite belongs to no run." in capsys.readouterr().err
+    message = f"error: `--data` is required: {tmp_path}/last.tflite belongs to no run and to no search."
+    assert message in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "last.tflite"), "--data", "digits"]) == 0
     assert f"({round(accuracy * 359)} of 359 test images)" in capsys.readouterr().out
 

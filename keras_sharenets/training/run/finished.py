@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -58,13 +59,30 @@ def crops_of_file(path: str | pathlib.Path) -> str:
 
     `"none"` for a file that belongs to no run and to no search.
     """
-    from keras_sharenets.search import settings  # Not at the top: a search consists of training runs.
-
     run = run_of_file(path)
     if run is not None:
         return tested_crops(run.recipe)
-    searches = (settings.read(folder) for folder in _folders_of(path) if (folder / settings.FILE).is_file())
-    return next((tested_crops(Recipe(**search["recipe"])) for search in searches), "none")
+    search = _search_of_file(path)
+    return tested_crops(Recipe(**search["recipe"])) if search else "none"
+
+
+def source_of_file(path: str | pathlib.Path) -> Mapping[str, Any] | None:
+    """The source of the data that the network in a file was trained on, as in `DataSource.to_record`.
+
+    `None` for a file that belongs to no run and to no search.
+    """
+    run = run_of_file(path)
+    if run is not None:
+        return run.source
+    search = _search_of_file(path)
+    return search and search["source"]
+
+
+def _search_of_file(path: str | pathlib.Path) -> dict[str, Any] | None:
+    """The settings of the search with a file among its trials, or as its winner."""
+    from keras_sharenets.search import settings  # Not at the top: a search consists of training runs.
+
+    return next((settings.read(folder) for folder in _folders_of(path) if (folder / settings.FILE).is_file()), None)
 
 
 def run_of_file(path: str | pathlib.Path) -> Run | None:
