@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import _checks
@@ -96,7 +96,7 @@ class _Network:
 
     label: str
     model: keras.Model
-    source: dict[str, Any] | None = None
+    source: Mapping[str, Any] | None = None
     crops: str = "none"
     note: str = ""
 
@@ -168,7 +168,13 @@ def _slug(label: str) -> str:
 
 def _open(arguments: argparse.Namespace) -> list[_Network]:
     from keras_sharenets import files
-    from keras_sharenets.training.run.finished import crops_of_file, network_file, open_run, tested_crops
+    from keras_sharenets.training.run.finished import (
+        crops_of_file,
+        network_file,
+        open_run,
+        source_of_file,
+        tested_crops,
+    )
 
     options = dict(map(parse_option, arguments.model_option))
     found: list[_Network] = []
@@ -176,11 +182,11 @@ def _open(arguments: argparse.Namespace) -> list[_Network]:
         path = pathlib.Path(word)
         if path.is_dir():
             run = open_run(path)
-            source, crops = dict(run.source) if run.source else None, tested_crops(run.recipe)
-            each = _Network(path.resolve().name, files.load_model(network_file(path)), source, crops)
+            model = files.load_model(network_file(path))
+            each = _Network(path.resolve().name, model, run.source, tested_crops(run.recipe))
         elif path.suffix == ".keras":
             name = path.stem if path.stem not in ("last", "best") else f"{path.resolve().parent.name}/{path.stem}"
-            each = _Network(name, files.load_model(path), None, crops_of_file(path))
+            each = _Network(name, files.load_model(path), source_of_file(path), crops_of_file(path))
         else:
             each = _named(word, options)
         if each.label in {other.label for other in found}:

@@ -82,6 +82,12 @@ def test_evaluate_prints_the_accuracy_of_the_run(run, capsys):
     assert capsys.readouterr().out.startswith(expected)
 
 
+def test_analyze_finds_the_data_of_a_file_of_a_run(run, tmp_path):
+    words = ["--activations", "--limit-images", "20", "--output", str(tmp_path / "out")]
+    assert main(["analyze", str(run / "last.keras"), *words]) == 0
+    assert "activations" in json.loads((tmp_path / "out" / "analysis.json").read_text())
+
+
 def test_evaluate_supports_tflite_files(run, capsys, tmp_path):
     accuracy = json.loads((run / "metrics.json").read_text())["test_accuracy"]
     ksn.mobile.export_tflite(files.load_model(run / "last.keras"), tmp_path / "last.tflite")
