@@ -110,7 +110,10 @@ def choose(
             continue
         if max_milliseconds is None or (proposal.milliseconds or 0.0) <= max_milliseconds:
             found.append(proposal)
-    return found
+    # Stored sizes, by which the candidates are ordered, may be for another number of classes.
+    sizes = sorted((each.int8_bytes, place) for place, each in enumerate(found) if each.trained_on is None)
+    ordered = iter(sizes if max_bytes is None else reversed(sizes))
+    return [each if each.trained_on is not None else found[next(ordered)[1]] for each in found]
 
 
 def check_task(num_classes: int, input_shape: tuple[int, int, int]) -> None:
