@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -24,6 +25,9 @@ from keras_sharenets.sharing.conversion import Network
 from keras_sharenets.sharing.measuring import Samples
 from keras_sharenets.sharing.places import Order, Place, normalizes_channels
 from keras_sharenets.sharing.shared_kernels import one_thread
+
+if TYPE_CHECKING:
+    from scipy.cluster.hierarchy import DisjointSet
 
 _ROUNDS = 20
 # The minimum relative reduction of the error for another order.
@@ -63,45 +67,37 @@ def _keeps_channels(call: Call) -> bool:
     return type(layer) in _ALIKE or normalizes_channels(call)
 
 
-class _Groups:
+def _join(groups, *keys):
+    """Puts keys, known or not, into one group."""
+    for key in keys:
+        groups.add(key)
+        groups.merge(keys[0], key)
+
+
+def _groups(graph: Graph, places: Sequence[Place]) -> DisjointSet:
     """Groups of channels that must have the same order, with the layer ends that read and produce them."""
+    from scipy.cluster.hierarchy import DisjointSet  # Slow to import.
 
-    def __init__(self):
-        self._parents = {}
-
-    def find(self, key):
-        while self._parents.get(key, key) != key:
-            key = self._parents[key]
-        return key
-
-    def join(self, *keys):
-        roots = [self.find(key) for key in keys]
-        # The group of fixed channels stays the root of everything that is joined with it.
-        first = _FIXED if self.find(_FIXED) in roots else roots[0]
-        self._parents.update((root, first) for root in roots if root != first)
-
-
-def _groups(graph: Graph, places: Sequence[Place]) -> _Groups:
-    groups, plain = _Groups(), {id(place.layer) for place in places if place.layer.groups == 1}
+    groups, plain = DisjointSet([_FIXED]), {id(place.layer) for place in places if place.layer.groups == 1}
     for call in graph.calls:
         layer, tensors = call.operation, [tensor.number for tensor in (*call.inputs, *call.outputs)]
         reads, gives = (id(layer), "reads"), (id(layer), "gives")
         if len(tensors) == 2 and _keeps_channels(call):
-            groups.join(*tensors, reads, gives)
+            _join(groups, *tensors, reads, gives)
         elif id(layer) in plain and _is_elementwise(layer):
-            groups.join(tensors[0], reads)
-            groups.join(tensors[1], gives)
+            _join(groups, tensors[0], reads)
+            _join(groups, tensors[1], gives)
         elif is_plain_dense(layer) and len(tensors) == 2:
-            groups.join(tensors[0], reads)
-            groups.join(_FIXED, tensors[1], gives)
+            _join(groups, tensors[0], reads)
+            _join(groups, _FIXED, tensors[1], gives)
         else:
-            groups.join(_FIXED, *tensors, reads, gives)
-    groups.join(_FIXED, *(tensor.number for tensor in (*graph.inputs, *graph.outputs)))
+            _join(groups, _FIXED, *tensors, reads, gives)
+    _join(groups, _FIXED, *(tensor.number for tensor in (*graph.inputs, *graph.outputs)))
     for place in places:
         # Channels that one kernel both reads and produces are not a linear assignment problem.
-        ends = {groups.find((id(place.layer), end)) for end in ("reads", "gives")}
+        ends = {groups[id(place.layer), end] for end in ("reads", "gives")}
         if len(ends) == 1:
-            groups.join(_FIXED, *ends)
+            _join(groups, _FIXED, *ends)
     return groups
 
 
@@ -214,8 +210,8 @@ def match_channels(network: Network, sets: Sequence[Sequence[Place]]) -> Network
         kernels.append([kernel.reshape(-1, *kernel.shape[2:]) / length for kernel in scaled])
         for index, place in enumerate(places):
             for axis, end in ((1, "reads"), (2, "gives")):
-                group = groups.find((id(place.layer), end))
-                if group != _FIXED and place.layer.groups == 1:
+                group = groups[id(place.layer), end]
+                if not groups.connected(group, _FIXED) and place.layer.groups == 1:
                     uses[group].append((number, index, axis))
     orders = _find_orders(kernels, uses) if uses else None
     if orders is None:
@@ -223,7 +219,7 @@ def match_channels(network: Network, sets: Sequence[Sequence[Place]]) -> Network
     of_layer = {}
     for call in network.graph.calls:
         layer = id(call.operation)
-        of_layer[layer] = Order(*(orders.get(groups.find((layer, end))) for end in ("reads", "gives")))
+        of_layer[layer] = Order(*(orders.get(groups[layer, end]) for end in ("reads", "gives")))
     return dataclasses.replace(
         network,
         places=[dataclasses.replace(place, order=of_layer[id(place.layer)]) for place in network.places],

@@ -213,6 +213,16 @@ def test_learned_ranges_are_kept():
     assert [count for count, _ in kernel_scales(data)] == [12, 6, 4]
 
 
+def test_values_without_channels_keep_their_factors():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Dense(1)(keras.layers.Flatten()(conv()(inputs)))
+    scalar = keras.ops.abs(keras.layers.Reshape(())(x))
+    model = keras.Model(inputs, keras.layers.Dense(4)(keras.layers.Reshape((1,))(scalar)))
+    graph = scales.prepare_int8(simplify(lower(model)), lambda site: False)
+    assert any(value.shape == (1,) for value in graph.values())
+    assert_close(run(equalize(graph, (IMAGES,)), IMAGES), np.asarray(model(IMAGES)), 1e-5)
+
+
 def test_a_weak_filter_with_large_values_does_not_set_the_step_of_the_others():
     """Its weights times the factor of the strongest filter would make its bias a million times as large as the rest."""
     model = chain(conv(activation="relu"), conv(6))

@@ -49,8 +49,6 @@ def equalize(graph: InferenceGraph, representative_data: Sequence[np.ndarray]) -
     changed = {operation.output.number: operation for operation in graph.operations}
     own = {number for number, operation in changed.items() if operation.kernel in kernels}
     for linked in linked_channels(graph, own):
-        if any(changed[number].source not in found for number in linked.writers):
-            continue
         factors, alike = _best_factors(LinkedErrors.of(linked, changed, found, groups, own))
         if factors is None:
             continue

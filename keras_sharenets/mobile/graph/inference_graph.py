@@ -130,6 +130,10 @@ class InferenceGraph:
     outputs: tuple[Value, ...]
     ranges: dict[int, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
+    def values(self) -> tuple[Value, ...]:
+        """The inputs, and what the operations compute, in order."""
+        return *self.inputs, *(operation.output for operation in self.operations)
+
     def consumers(self) -> dict[int, list[Operation]]:
         """`{value number: operations that read it}`.
 
@@ -161,7 +165,7 @@ class InferenceGraph:
 
     def next_number(self) -> int:
         """An unused value number."""
-        return 1 + max(value.number for value in (*self.inputs, *(step.output for step in self.operations)))
+        return 1 + max(value.number for value in self.values())
 
     def with_operations(self, operations: Iterable[Operation]) -> InferenceGraph:
         """A copy of the graph with other operations."""

@@ -39,32 +39,6 @@ class Linked:
     between: tuple[Operation, ...]
 
 
-class _Sets:
-    """Disjoint sets of the numbers from 0 on."""
-
-    def __init__(self):
-        self._parents: list[int] = []
-
-    def add(self, count: int) -> np.ndarray:
-        """New sets of one number each."""
-        start = len(self._parents)
-        self._parents.extend(range(start, start + count))
-        return np.arange(start, start + count)
-
-    def root(self, number: int) -> int:
-        parents = self._parents
-        while parents[number] != number:
-            parents[number] = number = parents[parents[number]]
-        return number
-
-    def join(self, first: np.ndarray, second: np.ndarray) -> None:
-        for one, other in zip(first.tolist(), second.tolist(), strict=True):
-            self._parents[self.root(one)] = self.root(other)
-
-    def roots(self, numbers: np.ndarray) -> np.ndarray:
-        return np.array([self.root(number) for number in numbers.tolist()])
-
-
 def linked_channels(graph: InferenceGraph, own: Collection[int]) -> list[Linked]:
     """Finds the values whose channels can be divided by factors that the kernels behind them make up for.
 
@@ -77,21 +51,15 @@ def linked_channels(graph: InferenceGraph, own: Collection[int]) -> list[Linked]
         A list of `Linked`, in the order of their first writers. Values that something else writes or reads, or that
         have a range from quantization-aware training, are in none.
     """
-    everything = (*graph.inputs, *(operation.output for operation in graph.operations))
-    sets = _Sets()
-    channels = {value.number: sets.add(value.shape[-1]) for value in everything}
-    together = {number: sets.add(1) for number in channels}  # The values that share channels, directly or not.
+    from scipy.cluster.hierarchy import DisjointSet  # Slow to import.
+
+    together = DisjointSet(value.number for value in graph.values())
     for operation in graph.operations:
-        for value, (written, read) in zip(operation.inputs, sources(operation) or (), strict=False):
-            sets.join(channels[operation.output.number][written], channels[value.number][read])
-            sets.join(together[operation.output.number], together[value.number])
-    # A range may belong to a value that a pass has removed.
-    fixed = {sets.root(int(together[number][0])) for number in _fixed(graph, own) if number in together}
-    members: dict[int, list[int]] = {}
-    for number, (group,) in together.items():
-        if sets.root(int(group)) not in fixed:
-            members.setdefault(sets.root(int(group)), []).append(number)
-    linked = [_linked(graph, {number: sets.roots(channels[number]) for number in each}) for each in members.values()]
+        if sources(operation) is not None:
+            for value in operation.inputs:
+                together.merge(operation.output.number, value.number)
+    fixed = set(_fixed(graph, own))
+    linked = [_linked(graph, numbers) for numbers in together.subsets() if fixed.isdisjoint(numbers)]
     linked = [each for each in linked if each.readers and not set(each.readers) & set(each.writers)]
     places = {operation.output.number: place for place, operation in enumerate(graph.operations)}
     return sorted(linked, key=lambda each: places[each.writers[0]])
@@ -111,15 +79,28 @@ def _fixed(graph, own):
             yield from (operation.output.number, *(value.number for value in operation.inputs))
 
 
-def _linked(graph, values):
-    """The `Linked` of values with channels numbered in any way."""
-    numbers, places = np.unique(np.concatenate(list(values.values())), return_inverse=True)
-    ends = np.cumsum([len(channels) for channels in values.values()])[:-1]
-    computed = [operation for operation in graph.operations if operation.output.number in values]
-    read = [operation for operation in graph.operations if operation.kind in KERNELS and operation.source in values]
+def _linked(graph, numbers):
+    """The `Linked` of the values with these numbers."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components  # Slow to import.
+
+    computed = [operation for operation in graph.operations if operation.output.number in numbers]
+    values, total = {}, 0
+    for operation in computed:
+        width = operation.output.shape[-1]
+        values[operation.output.number] = np.arange(total, total + width)
+        total += width
+    links = [np.empty((2, 0), int)]
+    for operation in computed:
+        for value, (written, read) in zip(operation.inputs, sources(operation) or (), strict=False):
+            links.append(np.stack([values[operation.output.number][written], values[value.number][read]]))
+    ends = np.concatenate(links, axis=1)
+    joined = coo_array((np.ones(ends.shape[1]), tuple(ends)), shape=(total, total))
+    count, factors = connected_components(joined, directed=False)
+    read = [operation for operation in graph.operations if operation.kind in KERNELS and operation.source in numbers]
     return Linked(
-        len(numbers),
-        dict(zip(values, np.split(places, ends), strict=True)),
+        count,
+        {number: factors[channels] for number, channels in values.items()},
         writers=tuple(operation.output.number for operation in computed if operation.kind in KERNELS),
         readers=tuple(operation.output.number for operation in read),
         between=tuple(operation for operation in computed if operation.kind not in KERNELS),
@@ -129,8 +110,10 @@ def _linked(graph, values):
 def sources(operation: Operation) -> list[tuple[np.ndarray, np.ndarray]] | None:
     """The channels of the output, and for each those of the input on which they depend, for each input.
 
-    `None` if a channel depends on several of one input, or not in proportion.
+    `None` if a channel depends on several of one input, or not in proportion, or if there is only the axis of images.
     """
+    if any(len(value.shape) == 1 for value in (operation.output, *operation.inputs)):
+        return None
     count = operation.output.shape[-1]
     every = np.arange(count)
     widths = [value.shape[-1] for value in operation.inputs]

@@ -201,19 +201,14 @@ def measured_ranges(graph: InferenceGraph, inputs: Sequence[np.ndarray]) -> dict
 
 def tied_values(graph: InferenceGraph) -> dict[int, int]:
     """`{value number: group}`: values that must share a scale have the same group."""
-    group = {value.number: value.number for value in graph.inputs}
-    group.update({operation.output.number: operation.output.number for operation in graph.operations})
+    from scipy.cluster.hierarchy import DisjointSet  # Slow to import.
 
-    def root(number):
-        while group[number] != number:
-            number = group[number]
-        return number
-
+    tied = DisjointSet(value.number for value in graph.values())
     for operation in graph.operations:
         if operation.kind in DATA_MOVEMENT:
             for value in operation.inputs:
-                group[root(value.number)] = root(operation.output.number)
-    return {number: root(number) for number in group}
+                tied.merge(operation.output.number, value.number)
+    return {number: tied[number] for number in tied}
 
 
 def _tied(graph, ranges):
