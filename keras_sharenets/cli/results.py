@@ -260,10 +260,15 @@ def describe_training(run: Run) -> str:
     """The name of the recipe and its changed fields, except the epochs."""
     recipe = run.recipe
     names = [name for name in changed_fields(recipe) if name != "epochs"]
-    fields = [
-        f"{'batch' if name == 'batch_size' else name.replace('_', ' ')} {getattr(recipe, name)}" for name in names
-    ]
-    return ", ".join([recipe.name, *fields, *run.changes])
+    return ", ".join([recipe.name, *(_change(name, getattr(recipe, name)) for name in names), *run.changes])
+
+
+def _change(name: str, value: object) -> str:
+    """A changed field of a recipe in words, such as "batch 64" or "no flip"."""
+    label = "batch" if name == "batch_size" else name.replace("_", " ")
+    if isinstance(value, bool):
+        return label if value else f"no {label}"
+    return f"{label} {value}"
 
 
 def _plural(count: int) -> str:

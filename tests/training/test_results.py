@@ -79,7 +79,7 @@ def test_table_of_networks(folder, capsys, monkeypatch):
             *(
                 "`xception_c35_d8`",
                 "cifar10",
-                "fast, batch 64, flip False",
+                "fast, batch 64, no flip",
                 "2",
                 "[0](xception_c35_d8_cifar10_seed0)",
             ),
@@ -95,7 +95,7 @@ def test_table_of_networks(folder, capsys, monkeypatch):
             ),
         ],
         [
-            *("`igcv2_c64_d8`", "cifar10", "fast, batch 64, flip False", "2", "[0](igcv2_c64_d8_cifar10_seed0)"),
+            *("`igcv2_c64_d8`", "cifar10", "fast, batch 64, no flip", "2", "[0](igcv2_c64_d8_cifar10_seed0)"),
             *("70.00 %", "30.00 %", "69.99 %", "98,765", "-", f"{75620 - 90 * 257:,}", "9.5 M"),
             "67.83 ± 0.35 % on CIFAR-100, 400 epochs (IGC-V2, table 4)",
         ],
