@@ -207,8 +207,8 @@ FAULTS = {
     ),
     "moved_values_have_scales_of_their_own": Fault(
         "export",
-        "group[root(value.number)] = root(operation.output.number)",
-        "group[root(value.number)] = root(value.number)",
+        "tied.merge(operation.output.number, value.number)",
+        "tied.merge(value.number, value.number)",
         ("tests/mobile/test_sharing_in_files.py::test_file[hscnet-int8-size]",),
     ),
     "constant_written_at_every_use": Fault(

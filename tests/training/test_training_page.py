@@ -234,7 +234,7 @@ def test_results(folder, capsys, monkeypatch):
     ]
     (row,) = (line for line in lines if "(runs/digits)" in line)
     assert row == (
-        "| `hscnet_m32_g4_r2_b1_a2` | digits | fast, batch 32, pad 1, flip False, 143 images for validation | 10 | "
+        "| `hscnet_m32_g4_r2_b1_a2` | digits | fast, batch 32, pad 1, no flip, 143 images for validation | 10 | "
         f"[0](runs/digits) | {' | '.join(figures)} |"
     )
     # The commands of the page, except for options that do not affect the network.
