@@ -111,9 +111,9 @@ def choose(
         if max_milliseconds is None or (proposal.milliseconds or 0.0) <= max_milliseconds:
             found.append(proposal)
     # Stored sizes, by which the candidates are ordered, may be for another number of classes.
-    sizes = sorted((each.int8_bytes, place) for place, each in enumerate(found) if each.trained_on is None)
-    ordered = iter(sizes if max_bytes is None else reversed(sizes))
-    return [each if each.trained_on is not None else found[next(ordered)[1]] for each in found]
+    untrained = [each for each in found if each.trained_on is None]
+    ordered = iter(sorted(untrained, key=lambda each: each.int8_bytes, reverse=max_bytes is not None))
+    return [next(ordered) if each.trained_on is None else each for each in found]
 
 
 def check_task(num_classes: int, input_shape: tuple[int, int, int]) -> None:

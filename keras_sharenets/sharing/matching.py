@@ -12,7 +12,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -25,9 +24,6 @@ from keras_sharenets.sharing.conversion import Network
 from keras_sharenets.sharing.measuring import Samples
 from keras_sharenets.sharing.places import Order, Place, normalizes_channels
 from keras_sharenets.sharing.shared_kernels import one_thread
-
-if TYPE_CHECKING:
-    from scipy.cluster.hierarchy import DisjointSet
 
 _ROUNDS = 20
 # The minimum relative reduction of the error for another order.
@@ -74,8 +70,8 @@ def _join(groups, *keys):
         groups.merge(keys[0], key)
 
 
-def _groups(graph: Graph, places: Sequence[Place]) -> DisjointSet:
-    """Groups of channels that must have the same order, with the layer ends that read and produce them."""
+def _groups(graph: Graph, places: Sequence[Place]):
+    """Disjoint sets of channels that must have the same order, with the layer ends that read and produce them."""
     from scipy.cluster.hierarchy import DisjointSet  # Slow to import.
 
     groups, plain = DisjointSet([_FIXED]), {id(place.layer) for place in places if place.layer.groups == 1}
