@@ -46,6 +46,8 @@ NETWORKS = (
     "paper",
 )
 PAIRS = ("pair", "epochs", "here", "seed by seed", "paper", "direction")
+# At the end of the command of a network that another program trained.
+OTHERWISE = "# closest equivalent"
 MILLISECONDS = "milliseconds of an inference of the int8 file"
 ACCURACY_NOTE = (
     "Test accuracy is measured after the last epoch: mean and sample standard deviation over the seeds, and the range; "
@@ -322,8 +324,8 @@ def _trainer_notes(rows: Sequence[Row]) -> list[str]:
             names = recipes.setdefault(describe_trainer(row.run.trainer), [])
             names += [row.run.recipe.name] if row.run.recipe.name not in names else []
     return [
-        f"Networks with the recipe {', '.join(names)} were not trained by `fit` but by {trainer}; their records list "
-        "the differences."
+        f'Networks with the recipe {", ".join(names)} whose command ends in "{OTHERWISE}" were not trained by `fit` '
+        f"but by {trainer}; their records list the differences."
         for trainer, names in recipes.items()
     ]
 
@@ -356,7 +358,7 @@ def shell_lines(row: Row) -> list[str]:
         seeds.setdefault((fit_command_line(one.run), stem), []).append(str(one.run.seed))
     lines = []
     # Same recipe, another program.
-    trained_otherwise = "  # closest equivalent" if row.run.trainer else ""
+    trained_otherwise = f"  {OTHERWISE}" if row.run.trainer else ""
     for (command, stem), numbers in seeds.items():
         seed = "$seed" if len(numbers) > 1 else numbers[0]
         line = f"{command} --seed {seed} --output runs/{stem}_seed{seed}"

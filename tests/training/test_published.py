@@ -155,7 +155,7 @@ def test_pretrained_networks_have_the_recorded_accuracy(each, cifar10):
 
 
 def test_saved_models_are_small():
-    # Weights in the package are links; 50 trained networks take 15.7 MB.
+    # Weights in the package are links; 50 trained networks take 15.6 MB.
     sizes = [path.lstat().st_size for path in (ROOT / "saved_models").rglob("*") if path.is_file()]
     assert sum(sizes) <= 16_000_000, "run `python -m tools.pack_keras saved_models/*/last.keras`"
 

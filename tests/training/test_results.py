@@ -210,7 +210,8 @@ def test_runs_of_another_training_program(tmp_path, capsys):
         "fast, batch 64, non-negative scales",
     ]
     assert (points, others) == ("+20.00", [])
-    note = "Networks with the recipe fast were not trained by `fit` but by a script, on one H200, in bfloat16; "
+    note = 'Networks with the recipe fast whose command ends in "# closest equivalent" were not trained by `fit` but '
+    note += "by a script, on one H200, in bfloat16; "
     assert note in " ".join(text.split())
     assert text.count("--output runs/other_seed0  # closest equivalent") == 1
 

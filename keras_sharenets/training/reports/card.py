@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -86,11 +87,16 @@ def _int8_figures(int8: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _usage(published: Published, address: str) -> str:
     for each in () if address else list_trained():
         if each.run == published.folder.name:
-            arguments = "".join(f", {key}={value!r}" for key, value in each.options.items())
+            arguments = "".join(f", {key}={_in_code(value)}" for key, value in each.options.items())
             create = f'model = ksn.create_model("{each.model}"{arguments}, weights="{each.weights}")'
             return f"import keras_sharenets as ksn\n\n{create}"
     load = f'model = keras.saving.load_model("{address or "last.keras"}")'
     return f"import keras\nimport keras_sharenets  # registers the layers with Keras\n\n{load}"
+
+
+def _in_code(value: object) -> str:
+    """An argument as formatted code: strings in double quotes."""
+    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def _numbers(values: list[float]) -> str:
