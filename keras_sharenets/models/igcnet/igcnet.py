@@ -99,7 +99,8 @@ def IGCNet(
             and 1 for smaller images and unknown sizes.
         shortcut: shortcut of a stage that halves the image: a 1x1 convolution with `"branches"` (`width / 2` of them;
             dense with `"xception"`), with `"pairs"` (branches that read two channels) or `"dense"`; or `"pad"` (zero
-            channels). The paper does not specify it; the first matches most of its counts.
+            channels). The paper does not specify it; the first matches most of its counts. With `"xception"`, `"pairs"`
+            and a larger width are more accurate at equal size (docs/results.md).
         widens: which convolution of an interleaved 1x1 part widens, `"last"` or `"first"`; `"first"` only with
             `"igcv2"`. The paper does not specify it.
         norm_each: bool, whether batch normalization follows each convolution of a block and not just the last. The
