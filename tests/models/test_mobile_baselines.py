@@ -45,6 +45,8 @@ COUNTS = [
     (ShuffleNetV2, {"width": WIDTHS_224}, {1000: 7_366_536, 100: 5_522_436}),
     (MobileNetV1, {}, {1000: 4_231_976, 10: 3_217_226}),
     (ShuffleNet, {"width": 384, "groups": 8}, {1000: 2_434_768, 10: 913_138}),
+    # Each channel of the last convolution reads 320 others, and has a scale, an offset, and ten classes.
+    (MobileNetV2, {"last_filters": 128}, {10: 2_236_682 - (1280 - 128) * (320 + 2 + 10)}),
     # Each block has two dense layers with bias: to half of its half width, and back.
     (ShuffleNetV2, {"squeeze_excite": 2}, {1000: 7_393_996 + 1_488_400 + 6_588}),
 ]
@@ -338,6 +340,7 @@ def test_without_the_top_and_upon_a_tensor(factory):
     ("factory", "changes", "message"),
     [
         (MobileNetV2, {"width_multiplier": 0}, r"`width_multiplier` \(=0\) must be a number above 0"),
+        (MobileNetV2, {"last_filters": 0}, r"`last_filters` \(=0\) must be a positive integer"),
         (IGCV3, {"blocks_per_stage": (1, 2)}, r"`blocks_per_stage` \(=\(1, 2\)\) must be .* each of the 7 stages"),
         (MobileNetV2, {"strides": 2}, r"`strides` \(=2\) must be a sequence of positive integers"),
         (ShuffleNetV2, {"strides": (1, 1)}, r"`strides` \(=\(1, 1\)\) must be a sequence of 5 numbers, or `None`"),

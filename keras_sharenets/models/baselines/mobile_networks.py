@@ -72,14 +72,17 @@ def _inverted_residuals(
     width_multiplier: float,
     blocks_per_stage: int | Sequence[int],
     strides: Sequence[int] | None,
+    last_filters: int | None,
 ) -> keras.Model:
     """A stem, seven stages of inverted residuals and a final 1x1 convolution.
 
     `block(x, hidden, filters, strides, name)` applies a block without its shortcut; `hidden` and `filters` are the
-    numbers of inner and output channels. All widths are multiplied by `width_multiplier`; the last one only if the
-    multiplier is above 1.
+    numbers of inner and output channels. All widths are multiplied by `width_multiplier`, except `last_filters`; the
+    paper's last one only if the multiplier is above 1.
     """
     _checks.above_zero("width_multiplier", width_multiplier)
+    if last_filters is None:
+        last_filters = rounded_width(1280 * max(width_multiplier, 1))
     counts = base.per_stage("blocks_per_stage", blocks_per_stage, len(STAGES))
     images, strides = strided_images(frame, strides, *STRIDES)
     x = base.conv2d(images, rounded_width(32 * width_multiplier), 3, strides=strides[0], name="stem")
@@ -93,7 +96,7 @@ def _inverted_residuals(
             if block_strides == 1 and x.shape[-1] == filters:
                 y = keras.layers.Add(name=f"{name}_add")([x, y])
             x = y
-    x = base.conv2d(x, rounded_width(1280 * max(width_multiplier, 1)), name="last")
+    x = base.conv2d(x, last_filters, name="last")
     return frame.network(images, frame.head(_norm_relu6(x, "last")))
 
 
@@ -111,6 +114,7 @@ def MobileNetV2(
     width_multiplier: float = 1.0,
     blocks_per_stage: int | Sequence[int] = (1, 2, 3, 4, 3, 3, 1),
     strides: Sequence[int] | None = None,
+    last_filters: int | None = None,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
     """MobileNetV2: a network of inverted residual blocks, with narrow ends and a wide depthwise convolution inside.
@@ -124,6 +128,9 @@ def MobileNetV2(
         strides: sequence of eight ints, strides of the stem and of the first block of each stage. `None` selects
             `(2, 1, 2, 2, 2, 1, 2, 1)` from 112x112 pixels on, and `(1, 1, 1, 2, 2, 1, 2, 1)` for smaller images.
             Required if the height or width is `None`.
+        last_filters: int, number of channels of the last convolution, independent of `width_multiplier`. `None` is the
+            paper's 1280, times the multiplier if above 1. A small network needs fewer: with a multiplier of 0.25 and
+            one block per stage, the last convolution and the classifier hold two thirds of the weights.
         **common: `keras_sharenets.models.CommonArguments`; by default, 224x224x3 images and 1000 classes.
 
     >>> model = MobileNetV2(width_multiplier=0.35, blocks_per_stage=1, input_shape=(32, 32, 3), num_classes=10)
@@ -133,7 +140,7 @@ def MobileNetV2(
     Reference: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, tables 1 and 2.
     """
     frame = base.frame("mobilenet_v2", common, **IMAGENET)
-    return _inverted_residuals(frame, _mobilenet_block, width_multiplier, blocks_per_stage, strides)
+    return _inverted_residuals(frame, _mobilenet_block, width_multiplier, blocks_per_stage, strides, last_filters)
 
 
 def _igcv3_block(x: Tensor, hidden: int, filters: int, strides: int, name: str) -> Tensor:
@@ -155,12 +162,14 @@ def IGCV3(
     width_multiplier: float = 1.0,
     blocks_per_stage: int | Sequence[int] = (1, 4, 6, 8, 6, 6, 1),
     strides: Sequence[int] | None = None,
+    last_filters: int | None = None,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
     """IGCV3: MobileNetV2 with 1x1 convolutions in two groups, and twice as many blocks for as many parameters.
 
     Args:
-        width_multiplier, blocks_per_stage, strides: as in `MobileNetV2`. The default is the deep network, IGCV3-D.
+        width_multiplier, blocks_per_stage, strides, last_filters: as in `MobileNetV2`. The default is the deep network,
+            IGCV3-D.
         **common: `keras_sharenets.models.CommonArguments`; by default, 224x224x3 images and 1000 classes.
 
     >>> model = IGCV3(width_multiplier=0.25, blocks_per_stage=1, input_shape=(32, 32, 3), num_classes=10)
@@ -171,7 +180,7 @@ def IGCV3(
     2018. The placement of shuffles and ReLUs follows the authors' code.
     """
     frame = base.frame("igcv3", common, **IMAGENET)
-    return _inverted_residuals(frame, _igcv3_block, width_multiplier, blocks_per_stage, strides)
+    return _inverted_residuals(frame, _igcv3_block, width_multiplier, blocks_per_stage, strides, last_filters)
 
 
 @checked
