@@ -15,8 +15,9 @@ import keras_sharenets as ksn
 from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.mobile import quantize_aware
 from keras_sharenets.mobile.export import conversion
-from keras_sharenets.mobile.graph import equalization, scales
+from keras_sharenets.mobile.graph import equalization, equalization_factors, scales
 from keras_sharenets.mobile.graph.equalization import equalize
+from keras_sharenets.mobile.graph.equalization_error import Rounding
 from keras_sharenets.mobile.graph.lowering import lower_model
 from keras_sharenets.mobile.graph.passes import simplify
 from keras_sharenets.mobile.graph.quantization import quantize
@@ -80,7 +81,7 @@ CHAINS = {
 @pytest.fixture
 def wherever_possible(monkeypatch):
     """Filters get one scale also where that is estimated to cost accuracy."""
-    monkeypatch.setattr(equalization, "_MOST_ERROR", 1e3)
+    monkeypatch.setattr(equalization_factors, "_MOST_ERROR", 1e3)
 
 
 @pytest.mark.usefixtures("wherever_possible")
@@ -223,6 +224,17 @@ def test_values_without_channels_keep_their_factors():
     assert_close(run(equalize(graph, (IMAGES,)), IMAGES), np.asarray(model(IMAGES)), 1e-5)
 
 
+@pytest.mark.parametrize("zero", ["kernel", "images"])
+def test_without_any_error_factors_stay_finite(zero):
+    """As behind a normalization whose scales start at 0, or with blank images only."""
+    model = chain(conv(use_bias=False, activation="relu"), conv(6, use_bias=False))
+    if zero == "kernel":
+        model.layers[2].set_weights([np.zeros((3, 3, 12, 6))])
+    graph = scales.prepare_int8(simplify(lower(model)), lambda site: False)
+    equalized = equalize(graph, (IMAGES * (zero == "kernel"),))
+    assert_close(run(equalized, IMAGES), np.asarray(model(IMAGES)), 1e-5)
+
+
 def test_a_weak_filter_with_large_values_does_not_set_the_step_of_the_others():
     """Its weights times the factor of the strongest filter would make its bias a million times as large as the rest."""
     model = chain(conv(activation="relu"), conv(6))
@@ -235,6 +247,56 @@ def test_a_weak_filter_with_large_values_does_not_set_the_step_of_the_others():
     for prepared in (graph, equalize(graph, given)):
         errors.append(rounding_error(quantize(prepared, given), given).scores[0])
     assert errors[1] < 1.5 * errors[0]
+
+
+ROUNDINGS = {
+    "values of one range": {"power": -1, "one_step": True},
+    "filters of one scale": {"power": -1},
+    "a kernel that reads": {"power": 1},
+}
+
+
+def some_rounding(name, seed, channels=5):
+    """Two groups of three steps; some channels share a factor, and some cannot set a step."""
+    random = np.random.default_rng(seed)
+    reach = random.lognormal(size=(2, 3, channels)) * random.integers(0, 2, (2, 3, channels))
+    numbers = random.integers(0, channels, (2, channels))
+    return Rounding(numbers, reach, random.lognormal(size=(2, channels)), **ROUNDINGS[name])
+
+
+@settings(deadline=None, max_examples=25)
+@given(name=st.sampled_from(sorted(ROUNDINGS)), seed=st.integers(0, 10**6), sharpness=st.sampled_from((2, 16, 128)))
+def test_errors_and_their_gradients(name, seed, sharpness):
+    """The error as a loop over groups and channels; the smooth one is never lower, and its slope is that of a line."""
+    rounding, random = some_rounding(name, seed), np.random.default_rng(seed + 1)
+    logarithms, direction = random.normal(size=(2, 5))
+    expected = 0.0
+    for numbers, reach, weights in zip(rounding.channels, rounding.reach, rounding.weights, strict=True):
+        own = [np.exp(logarithms[number]) ** rounding.power for number in numbers]
+        steps = [max(each * scale for each, scale in zip(row, own, strict=True)) for row in reach]
+        squares = sum(steps) ** 2 if rounding.one_step else sum(step**2 for step in steps)
+        expected += squares * sum(weight / scale**2 for weight, scale in zip(weights, own, strict=True))
+    assert_close(rounding.error(np.exp(logarithms)), expected, 1e-9)
+
+    smooth, gradient = rounding.smooth_error(logarithms, sharpness)
+    assert expected * (1 - 1e-9) <= smooth <= expected * 5 ** (2 / sharpness) * (1 + 1e-9)
+    ends = [rounding.smooth_error(logarithms + step * direction, sharpness)[0] for step in (-1e-6, 1e-6)]
+    assert abs((ends[1] - ends[0]) / 2e-6 - gradient @ direction) <= 1e-4 * smooth * sharpness
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 10**6))
+def test_small_changes_do_not_lower_the_lowest_error_by_much(seed):
+    roundings = [some_rounding(name, seed + place) for place, name in enumerate(ROUNDINGS)]
+    random = np.random.default_rng(seed)
+    best = np.log(equalization_factors.lowest_error(roundings, 3 * random.normal(size=5)))
+    found = least = sum(rounding.error(np.exp(best)) for rounding in roundings)
+    for _ in range(2000):
+        tried = best + random.normal(size=5) * 10 ** random.uniform(-3, 0)
+        error = sum(rounding.error(np.exp(tried)) for rounding in roundings)
+        if error < least:
+            best, least = tried, error
+    assert found <= 1.02 * least
 
 
 @settings(deadline=None, max_examples=25)

@@ -44,7 +44,7 @@ def test_other_classes_and_images_are_counted():
 
 def test_a_small_budget_for_large_images_leaves_networks_for_small_ones():
     (found,) = choose(2, (96, 96, 3), max_bytes=48_000, limit=1)
-    assert (found.label, found.trained_on) == ("xception_c35_d8 width=23", "cifar10")
+    assert (found.label, found.trained_on) == ("xception_c35_d8 width=28 shortcut=pairs", "cifar10")
     assert found.int8_bytes <= 48_000
 
 

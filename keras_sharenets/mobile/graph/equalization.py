@@ -4,20 +4,21 @@ Each scale takes 8 bytes, 4 for the kernel and 4 for the bias, which is up to a 
 If the channels of a value are divided by factors, and the kernels that read it multiply their input channels by them,
 also after a ReLU, pooling, or an addition, the network computes the same. With the scales of its filters as factors, a
 kernel needs only one. Other factors, for example for an addition of the outputs of several kernels, or for channels
-with small filters but large values, cost some filters some of their integers.
+with small filters but large values, cost some filters some of their integers. `equalization_factors` chooses them.
 
 Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019), choose such factors for
-accuracy. Here they make the file smaller, and are used where the estimated rounding error does not grow.
+accuracy. Here they make the file smaller, and are used where the estimated rounding error grows little, if at all.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_sharenets.mobile.graph.equalization_error import Channels, LinkedErrors
+from keras_sharenets.mobile.graph.equalization_factors import best_factors
 from keras_sharenets.mobile.graph.inference_graph import BATCH, Constant, InferenceGraph, run_all
 from keras_sharenets.mobile.graph.linked_channels import linked_channels
 from keras_sharenets.mobile.graph.quantization import kernel_quantization, rewritable_kernels, tied_values
@@ -25,12 +26,6 @@ from keras_sharenets.mobile.graph.scales import scaled_kernel
 
 # Images on which the values of each channel are measured.
 _IMAGES = 64
-# Estimated error up to which filters get one scale, in proportion to that with a scale for each.
-_MOST_ERROR = 1.0
-# Number of factors to choose from.
-_CHOICES = 12
-# The least reach of a channel, in proportion to the largest.
-_LEAST_REACH = 1e-6
 
 
 def equalize(graph: InferenceGraph, representative_data: Sequence[np.ndarray]) -> InferenceGraph:
@@ -49,7 +44,7 @@ def equalize(graph: InferenceGraph, representative_data: Sequence[np.ndarray]) -
     changed = {operation.output.number: operation for operation in graph.operations}
     own = {number for number, operation in changed.items() if operation.kernel in kernels}
     for linked in linked_channels(graph, own):
-        factors, alike = _best_factors(LinkedErrors.of(linked, changed, found, groups, own))
+        factors, alike = best_factors(LinkedErrors.of(linked, changed, found, groups, own))
         if factors is None:
             continue
         for number in (*linked.writers, *(operation.output.number for operation in linked.between)):
@@ -97,50 +92,6 @@ def _measure(graph, inputs) -> dict[int, Channels]:
             np.minimum(np.min(lows, 0), 0), np.maximum(np.max(highs, 0), 0), np.average(squares, 0, counts)
         )
     return channels
-
-
-def _best_factors(errors: LinkedErrors) -> tuple[np.ndarray | None, list[int]]:
-    """The factors with the fewest scales in the file, and the writers whose filters get one scale.
-
-    Of several, those with the lowest estimated error; `None` if there are no fewer scales, or only with errors above
-    that with a scale for each filter.
-    """
-    writers, ones = errors.writers, np.ones(errors.count)
-    separate = {number: writer.separate() for number, writer in writers.items()}
-    most = _MOST_ERROR * (errors.fixed(ones) + sum(separate.values()))
-    best = sum(writer.scales(ones) for writer in writers.values()), 0.0
-    chosen: tuple[np.ndarray | None, list[int]] = None, []
-    for factors in _choices(errors):
-        total, alike = errors.fixed(factors) + sum(separate.values()), []
-        more = {number: writer.together(factors) - separate[number] for number, writer in writers.items()}
-        for number in sorted(more, key=lambda each: more[each]):
-            if total + more[number] <= most:
-                total += more[number]
-                alike.append(number)
-        scales = sum(1 if number in alike else writer.scales(factors) for number, writer in writers.items())
-        if total <= most and (scales, total) < best:
-            best, chosen = (scales, total), (factors, alike)
-    return chosen
-
-
-def _choices(errors) -> Iterator[np.ndarray]:
-    """Factors from those that keep all integers of a kernel to those that give all channels the same reach."""
-    writers = errors.writers.values()
-    levels = np.full((len(writers), errors.count), -np.inf)
-    for level, writer in zip(levels, writers, strict=True):
-        np.maximum.at(level, writer.channels, np.log(writer.limits / writer.limits.max()))
-    known = np.isfinite(levels)
-    mean = np.sum(levels, 0, where=known) / np.sum(known, 0)
-    starts = np.exp([mean, levels.max(0)])[: len(writers)]
-    yield from starts
-    if len(writers) > 1:
-        yield from np.exp(np.where(known, levels, mean))
-    reach = np.maximum(errors.reach, _LEAST_REACH * errors.reach.max())
-    if reach.max() and any(writer.own for writer in writers):
-        for start in starts:
-            for bound in np.quantile(start / reach, np.linspace(0, 1, _CHOICES)):
-                factors = np.maximum(start, bound * reach)
-                yield factors / factors.max()
 
 
 def _divided(operation, factors, *, own_kernel, one_scale):

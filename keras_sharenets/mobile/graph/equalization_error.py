@@ -20,6 +20,7 @@ from keras_sharenets.mobile.graph.quantization import DATA_MOVEMENT, filter_stre
 _KERNEL_WEIGHT = 4
 # The largest difference between numbers that count as the same, relative to the largest.
 _SAME = 1e-6
+_TINY = np.finfo(float).tiny
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,34 +36,54 @@ class Channels:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
-    """An operation with a kernel that reads a value.
+class Rounding:
+    """Numbers that are rounded to steps as large as their largest one, while factors scale their channels.
 
-    Its kernel is `(groups, input channels of a group, filters of a group)`, of filters times their scales.
+    A step is the largest `reach * factors**power`. An error of 1 in a channel costs `weights * factors**(-2 * power)`.
+    Both are convex in the logarithms of the factors, and so is the error.
 
     Attributes:
-        channels: the number of the factor of each input channel.
-        squares: their mean squares.
-        through: the sum of squares of the kernel over the positions and filters.
-        peaks: the largest magnitudes of the kernel over the positions.
-        positions: their number.
-        one_scale: whether all filters have one scale.
+        channels: `(groups, channels)`, the number of the factor of each channel.
+        reach: `(groups, steps, channels)`, the step that each channel asks for.
+        weights: `(groups, channels)`.
+        power: 1 if channels are multiplied by their factors, -1 if they are divided.
+        one_step: whether the steps of a group add up to one; if not, each causes an error of its own.
     """
 
     channels: np.ndarray
-    squares: np.ndarray
-    through: np.ndarray
-    peaks: np.ndarray
-    positions: int
-    one_scale: bool
+    reach: np.ndarray
+    weights: np.ndarray
+    power: int
+    one_step: bool = False
 
-    def rounding(self, factors: np.ndarray) -> float:
-        """The squared error of the output from rounding the kernel multiplied by factors."""
-        own = factors[self.channels]
-        steps = (self.peaks * own[..., None]).max(1) / 127
-        steps = np.full_like(steps, steps.max()) if self.one_scale else steps
-        kernel = np.sum(np.square(steps).sum(1) * (self.squares / own**2).sum(1))
-        return _KERNEL_WEIGHT * self.positions * float(kernel)
+    def error(self, factors: np.ndarray) -> float:
+        """The squared error behind the readers."""
+        own = factors[self.channels] ** self.power
+        steps = (self.reach * own[:, None]).max(-1)
+        squares = np.square(steps.sum(-1)) if self.one_step else np.square(steps).sum(-1)
+        return float(squares @ (self.weights / own**2).sum(-1))
+
+    def smooth_error(self, logarithms: np.ndarray, sharpness: float) -> tuple[float, np.ndarray]:
+        """The error and its gradient with a smooth maximum: a norm of that order, which is never lower.
+
+        Args:
+            logarithms: those of the factors.
+            sharpness: the order of the norm.
+        """
+        own = np.exp(self.power * logarithms)[self.channels]
+        reach = self.reach * own[:, None]
+        largest = np.maximum(reach.max(-1, keepdims=True), _TINY)
+        powers = (reach / largest) ** sharpness
+        sums = np.maximum(powers.sum(-1, keepdims=True), _TINY)
+        steps = largest * sums ** (1 / sharpness)
+        slopes = steps * powers / sums
+        total = steps.sum(1, keepdims=True) if self.one_step else steps
+        squares = np.square(total).sum((1, 2))[:, None]
+        weights = self.weights / own**2
+        sums = weights.sum(-1, keepdims=True)
+        change = 2 * self.power * ((total * slopes).sum(1) * sums - squares * weights)
+        gradient = np.bincount(self.channels.ravel(), change.ravel(), len(logarithms))
+        return float(np.sum(squares * sums)), gradient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,55 +91,27 @@ class Writer:
     """An operation with a kernel that computes a value.
 
     Attributes:
-        channels: the number of the factor of each filter.
         limits: the largest magnitudes of the filters times their scales.
-        noise: the squared error behind the readers from rounding each filter to a step of 1.
+        rounding: the `Rounding` of the filters if they have one scale.
         own: whether the integers of the kernel may change.
     """
 
-    channels: np.ndarray
     limits: np.ndarray
-    noise: np.ndarray
+    rounding: Rounding
     own: bool
 
     def separate(self) -> float:
         """The squared error with a scale for each filter."""
-        return float(np.square(self.limits / 127) @ self.noise)
+        return float(np.square(self.rounding.reach[0, 0]) @ self.rounding.weights[0])
 
     def together(self, factors: np.ndarray) -> float:
         """The squared error with one scale for all filters divided by factors; infinite if they cannot have one."""
-        own = factors[self.channels]
-        largest = (self.limits / own).max()
-        allowed = self.own or self.scales(factors) == 1
-        return float(np.square(own * largest / 127) @ self.noise) if allowed else np.inf
+        return self.rounding.error(factors) if self.own or self.scales(factors) == 1 else np.inf
 
     def scales(self, factors: np.ndarray) -> int:
         """The number of scales of the filters divided by factors, unless they get one by rounding."""
-        limits = self.limits / factors[self.channels]
+        limits = self.limits / factors[self.rounding.channels[0]]
         return 1 if np.ptp(limits) <= _SAME * limits.max() else len(limits)
-
-
-@dataclasses.dataclass(frozen=True)
-class Rounded:
-    """Values with one step size.
-
-    Attributes:
-        channels: the number of the factor of each channel.
-        low: their lowest numbers.
-        high: their highest numbers.
-        weights: the squared error behind the readers from errors of 1 in the channels of each factor.
-    """
-
-    channels: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    weights: np.ndarray
-
-    def rounding(self, factors: np.ndarray) -> float:
-        """The squared error from rounding the values divided by factors."""
-        own = factors[self.channels]
-        step = ((self.high / own).max() - (self.low / own).min()) / 255
-        return float(np.square(step * factors) @ self.weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,17 +120,13 @@ class LinkedErrors:
 
     Attributes:
         count: number of factors.
-        reach: the largest magnitude of the channels of each factor.
         writers: `{output value: Writer}`.
-        readers: list of `Reader`.
-        rounded: list of `Rounded`.
+        always: the `Rounding` of the kernels that read the values, and of the values.
     """
 
     count: int
-    reach: np.ndarray
     writers: dict[int, Writer]
-    readers: list[Reader]
-    rounded: list[Rounded]
+    always: list[Rounding]
 
     @classmethod
     def of(
@@ -157,35 +146,43 @@ class LinkedErrors:
             groups: as returned by `quantization.tied_values`.
             own: output values of the operations whose kernels may change.
         """
-        read = [(operations[number], operations[number].source) for number in linked.readers]
-        readers = [_reader(operation, linked.values[source], found[source]) for operation, source in read]
-        weights = _weights(linked, [(reader, source) for reader, (_, source) in zip(readers, read, strict=True)])
-        writers, reach = {}, np.zeros(linked.count)
+        read = {number: _filters(operations[number]) for number in linked.readers}
+        weights = _weights(linked, {number: operations[number].source for number in read}, read)
+        writers, always = {}, []
         for number in linked.writers:
             source = found[operations[number].source]
             writers[number] = _writer(operations[number], linked.values[number], weights[number], source, number in own)
-        for number, channels in linked.values.items():
-            np.maximum.at(reach, channels, np.maximum(found[number].high, -found[number].low))
-        return cls(linked.count, reach, writers, readers, list(_rounded(linked, found, groups, weights)))
+        for number, filters in read.items():
+            source = operations[number].source
+            one_scale = operations[number].attributes.get("one_scale", False)
+            always.append(_reader(filters, linked.values[source], found[source], one_scale))
+        return cls(linked.count, writers, [*always, *_rounded(linked, found, groups, weights)])
 
     def fixed(self, factors: np.ndarray) -> float:
         """The squared error from rounding the values divided by factors, and the kernels that read them."""
-        return sum(each.rounding(factors) for each in (*self.rounded, *self.readers))
+        return sum(each.error(factors) for each in self.always)
 
 
-def _reader(operation, channels, value):
-    """The `Reader` of an operation, with the number of the factor of each channel that it reads."""
+def _filters(operation):
+    """The filters times their scales: `(positions, groups, channels of a group, filters of a group)`."""
     array, groups = operation.kernel.array, operation.attributes.get("groups", 1)
     if operation.kind == "depthwise":
         rows = array.reshape(-1, array.shape[2], 1, array.shape[3])
     else:
         rows = array.reshape(-1, array.shape[-2], groups, array.shape[-1] // groups).swapaxes(1, 2)
-    if operation.scale is not None:
-        rows = rows * operation.scale.reshape(rows.shape[1], 1, -1)
-    through = np.square(rows).sum((0, 3))
-    squares = value.mean_square.reshape(through.shape)
-    one = operation.attributes.get("one_scale", False)
-    return Reader(channels.reshape(through.shape), squares, through, np.abs(rows).max(0), len(rows), one)
+    return rows if operation.scale is None else rows * operation.scale.reshape(rows.shape[1], 1, -1)
+
+
+def _reader(filters, channels, value, one_scale):
+    """The `Rounding` of filters, with the number of the factor of each channel that they read."""
+    positions, groups, _, count = filters.shape
+    reach = np.abs(filters).max(0).swapaxes(1, 2) / 127
+    channels, weights = (
+        each.reshape(groups, -1) for each in (channels, _KERNEL_WEIGHT * positions * value.mean_square)
+    )
+    if one_scale:
+        return Rounding(channels.reshape(1, -1), reach.max(1).reshape(1, 1, -1), count * weights.reshape(1, -1), 1)
+    return Rounding(channels, reach, weights, 1)
 
 
 def _writer(operation, channels, weights, value, own):
@@ -193,14 +190,15 @@ def _writer(operation, channels, weights, value, own):
     array = operation.kernel.array
     size = array[..., 0, 0].size if operation.kind == "depthwise" else array[..., 0].size
     noise = _KERNEL_WEIGHT * size * value.mean_square.mean() * weights
-    return Writer(channels, filter_strengths(array, operation.kind, operation.scale), noise, own)
+    limits = filter_strengths(array, operation.kind, operation.scale)
+    return Writer(limits, Rounding(channels[None], limits[None, None] / 127, noise[None], -1), own)
 
 
-def _weights(linked, readers):
+def _weights(linked, sources_of_readers, filters):
     """`{value number: squared error behind the readers from an error of 1 in each channel}`."""
     weights = {number: np.zeros(len(channels)) for number, channels in linked.values.items()}
-    for reader, source in readers:
-        weights[source] += reader.through.ravel()
+    for number, source in sources_of_readers.items():
+        weights[source] += np.square(filters[number]).sum((0, 3)).ravel()
     for operation in reversed(linked.between):
         passed = weights[operation.output.number]
         passed = passed if operation.scale is None else passed * np.square(operation.scale)
@@ -210,14 +208,12 @@ def _weights(linked, readers):
 
 
 def _rounded(linked, found, groups, weights):
-    """A `Rounded` for each step size. Operations that only move numbers round none."""
+    """The `Rounding` of the values of each step size. Operations that only move numbers round none."""
     moved = {operation.output.number for operation in linked.between if operation.kind in DATA_MOVEMENT}
     parts: dict[int, list[tuple[np.ndarray, ...]]] = {}
     for number, channels in linked.values.items():
-        weight = np.zeros(linked.count)
-        if number not in moved:
-            np.add.at(weight, channels, weights[number])
+        weight = np.zeros(len(channels)) if number in moved else weights[number]
         parts.setdefault(groups[number], []).append((channels, found[number].low, found[number].high, weight))
     for each in parts.values():
-        channels, low, high, weight = zip(*each, strict=True)
-        yield Rounded(np.concatenate(channels), np.concatenate(low), np.concatenate(high), np.sum(weight, 0))
+        channels, low, high, weight = (np.concatenate(arrays)[None] for arrays in zip(*each, strict=True))
+        yield Rounding(channels, np.stack([high, -low], axis=1) / 255, weight, -1, one_step=True)
