@@ -13,9 +13,9 @@ import numpy as np
 
 from keras_sharenets.mobile.graph.equalization_error import LinkedErrors, Rounding
 
-# Estimated error up to which filters get one scale, in proportion to that with a scale for each. With 1.0, files are 1 to
-# 7 % larger. With 1.1, 28 trained networks were as accurate as with 1.0 and factors of higher errors (sum of correct
-# answers: 235,757 and 235,717 of 280,000).
+# Estimated error up to which filters get one scale, in proportion to that with a scale for each. With 1.0, files are 1
+# to 7 % larger. With 1.1, 28 trained networks were as accurate as with 1.0 and factors of higher errors (sum of
+# correct answers: 235,757 and 235,717 of 280,000).
 _MOST_ERROR = 1.1
 # Orders of the norms that take the place of the maximum, and the number of steps of descent with each.
 _SHARPNESS, _STEPS = (16, 128), 40
