@@ -270,7 +270,7 @@ def test_pretrained_networks_are_listed():
     assert {each.file for each in listed} == {path.name for path in trained.FOLDER.glob("*.keras")}
     for each in listed:
         assert hashlib.sha256((trained.FOLDER / each.file).read_bytes()).hexdigest() == each.sha256
-    assert sum((trained.FOLDER / each.file).stat().st_size for each in listed) < 3_500_000
+    assert sum((trained.FOLDER / each.file).stat().st_size for each in listed) < 3_000_000
 
 
 def test_a_pretrained_network():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from keras_sharenets.training.run.record import Run
 
 CARD = "README.md"
+_LINE_LENGTH = 120  # Of code, as formatted in this project.
 
 
 def describe_trainer(trainer: Mapping[str, Any]) -> str:
@@ -87,8 +88,11 @@ def _int8_figures(int8: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _usage(published: Published, address: str) -> str:
     for each in () if address else list_trained():
         if each.run == published.folder.name:
-            arguments = "".join(f", {key}={_in_code(value)}" for key, value in each.options.items())
-            create = f'model = ksn.create_model("{each.model}"{arguments}, weights="{each.weights}")'
+            named = (each.options | {"weights": each.weights}).items()
+            arguments = ", ".join([f'"{each.model}"', *(f"{key}={_in_code(value)}" for key, value in named)])
+            create = f"model = ksn.create_model({arguments})"
+            if len(create) > _LINE_LENGTH:
+                create = f"model = ksn.create_model(\n    {arguments}\n)"
             return f"import keras_sharenets as ksn\n\n{create}"
     load = f'model = keras.saving.load_model("{address or "last.keras"}")'
     return f"import keras\nimport keras_sharenets  # registers the layers with Keras\n\n{load}"
