@@ -88,7 +88,7 @@ def _int8_figures(int8: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _usage(published: Published, address: str) -> str:
     for each in () if address else list_trained():
         if each.run == published.folder.name:
-            named = (each.options | {"weights": each.weights}).items()
+            named = {**each.options, "weights": each.weights}.items()
             arguments = ", ".join([f'"{each.model}"', *(f"{key}={_in_code(value)}" for key, value in named)])
             create = f"model = ksn.create_model({arguments})"
             if len(create) > _LINE_LENGTH:
