@@ -110,7 +110,7 @@ def own_arguments(name: str) -> tuple[str, ...]:
     """The arguments of the factory of a named network, without those of [`CommonArguments`].
 
     >>> own_arguments("mobilenet_v2_1_0")
-    ('width_multiplier', 'blocks_per_stage', 'strides')
+    ('width_multiplier', 'blocks_per_stage', 'strides', 'last_filters')
     """
     parameters = inspect.signature(find_variant(name).factory).parameters.values()
     return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
