@@ -66,7 +66,9 @@ def _choices(errors, most) -> Iterator[np.ndarray]:
     mean = np.sum(levels, 0, where=known) / np.sum(known, 0)
     yield from np.exp([mean, levels.max(0), *np.where(known, levels, mean)] if len(writers) > 1 else levels)
     alike, before = {number for number, writer in writers.items() if writer.own}, None
-    while alike and alike != before:
+    for _ in writers:  # The kernels that get one scale may alternate.
+        if not alike or alike == before:
+            return
         factors = lowest_error([*errors.always, *(writers[number].rounding for number in alike)], mean)
         yield factors
         alike, before = _one_scale(errors, factors, most)[1], alike
