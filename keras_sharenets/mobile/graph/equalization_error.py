@@ -79,11 +79,11 @@ class Rounding:
         slopes = steps * powers / sums
         total = steps.sum(1, keepdims=True) if self.one_step else steps
         squares = np.square(total).sum((1, 2))[:, None]
-        weights = self.weights / own**2
-        sums = weights.sum(-1, keepdims=True)
-        change = 2 * self.power * ((total * slopes).sum(1) * sums - squares * weights)
+        costs = self.weights / own**2
+        cost = costs.sum(-1, keepdims=True)
+        change = 2 * self.power * ((total * slopes).sum(1) * cost - squares * costs)
         gradient = np.bincount(self.channels.ravel(), change.ravel(), len(logarithms))
-        return float(np.sum(squares * sums)), gradient
+        return float(np.sum(squares * cost)), gradient
 
 
 @dataclasses.dataclass(frozen=True)

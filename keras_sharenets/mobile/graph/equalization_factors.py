@@ -33,8 +33,7 @@ def best_factors(errors: LinkedErrors) -> tuple[np.ndarray | None, Collection[in
     fewest, least = sum(writer.scales(ones) for writer in errors.writers.values()), 0.0
     most = _MOST_ERROR * (errors.fixed(ones) + sum(writer.separate() for writer in errors.writers.values()))
     chosen: tuple[np.ndarray | None, Collection[int]] = None, ()
-    for factors in _choices(errors, most):
-        total, alike = _one_scale(errors, factors, most)
+    for factors, total, alike in _choices(errors, most):
         scales = sum(1 if number in alike else writer.scales(factors) for number, writer in errors.writers.items())
         if total <= most and (scales, total) < (fewest, least):
             fewest, least, chosen = scales, total, (factors, alike)
@@ -53,10 +52,11 @@ def _one_scale(errors, factors, most) -> tuple[float, set[int]]:
     return total, alike
 
 
-def _choices(errors, most) -> Iterator[np.ndarray]:
+def _choices(errors, most) -> Iterator[tuple[np.ndarray, float, set[int]]]:
     """Factors that keep all integers of kernels, and those with the lowest error if kernels have one scale.
 
-    First all kernels that may change, then those that got one scale with the factors before.
+    First all kernels that may change, then those that got one scale with the factors before. With each, what
+    `_one_scale` returns.
     """
     writers = errors.writers
     levels = np.full((len(writers), errors.count), -np.inf)
@@ -64,14 +64,16 @@ def _choices(errors, most) -> Iterator[np.ndarray]:
         np.maximum.at(level, writer.rounding.channels[0], np.log(writer.limits / writer.limits.max()))
     known = np.isfinite(levels)
     mean = np.sum(levels, 0, where=known) / np.sum(known, 0)
-    yield from np.exp([mean, levels.max(0), *np.where(known, levels, mean)] if len(writers) > 1 else levels)
+    for factors in np.exp([mean, levels.max(0), *np.where(known, levels, mean)] if len(writers) > 1 else levels):
+        yield factors, *_one_scale(errors, factors, most)
     alike, before = {number for number, writer in writers.items() if writer.own}, None
     for _ in writers:  # The kernels that get one scale may alternate.
         if not alike or alike == before:
             return
         factors = lowest_error([*errors.always, *(writers[number].rounding for number in alike)], mean)
-        yield factors
-        alike, before = _one_scale(errors, factors, most)[1], alike
+        total, after = _one_scale(errors, factors, most)
+        yield factors, total, after
+        alike, before = after, alike
 
 
 def lowest_error(roundings: Collection[Rounding], start: np.ndarray) -> np.ndarray:
