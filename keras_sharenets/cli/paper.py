@@ -30,7 +30,7 @@ from keras_sharenets.training.papers.entries import DATA, Entry, Paper, Row, cou
 from keras_sharenets.training.papers.runs import Group, find_runs, group_runs, percent
 from keras_sharenets.training.recipes.named import override
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.run.record import PRECISIONS, STRATEGIES
+from keras_sharenets.training.run.record import PRECISIONS, STRATEGIES, describe_training
 
 if TYPE_CHECKING:
     from keras_sharenets.training.papers.experiments import Experiment
@@ -314,16 +314,8 @@ def _show_runs(groups: Sequence[Group], folders: Sequence[pathlib.Path]) -> str:
         figures = (percent(values), percent(values, error=True))
         figures += (percent(top5), percent(top5, error=True)) if top5 else ("", "")
         seeds = ", ".join(str(each.seed) for each in group.runs)
-        rows.append((name, data, _recipe_name(group), epochs, seeds, *figures))
+        rows.append((name, data, describe_training(group.run), epochs, seeds, *figures))
     return f"{text_table(_without_empty(rows))}\nMean and standard deviation over the seeds, after the last epoch."
-
-
-def _recipe_name(group: Group) -> str:
-    from keras_sharenets.training.recipes.named import changed_fields
-
-    changed = [name for name in changed_fields(group.run.recipe) if name != "epochs"]
-    fields = [f"{name.replace('_', ' ')} {getattr(group.run.recipe, name)}" for name in changed]
-    return ", ".join([group.run.recipe.name, *fields, *group.run.changes])
 
 
 _COUNTS = ("stored_parameters", "counted_parameters", "multiply_adds")
@@ -345,7 +337,7 @@ def _as_data(key: str, paper: Paper, entry: Entry, rows: Sequence[Row], groups: 
             "options": dict(group.run.options),
             "data": group.run.data["name"],
             "train_images": group.run.data.get("train"),
-            "recipe": _recipe_name(group),
+            "recipe": describe_training(group.run),
             "epochs": {run.seed: len(run.epochs) for run in group.runs},
             "of_epochs": group.run.recipe.epochs,
             "test_accuracy": group.accuracies,

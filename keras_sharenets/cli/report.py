@@ -63,7 +63,7 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
     from keras_sharenets import analysis, files
     from keras_sharenets.rendering.page import COUNTS, Confusion, page
     from keras_sharenets.training.data.dataset import chunks
-    from keras_sharenets.training.recipes.named import changed_fields
+    from keras_sharenets.training.recipes.named import describe_changes
     from keras_sharenets.training.reports.evaluate import count_top5, predict_test_split
     from keras_sharenets.training.reports.plots import draw_confusion, draw_loss_and_accuracy, show_predictions
     from keras_sharenets.training.run.finished import network_file, tested_crops
@@ -78,7 +78,6 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
     matrix = confusion_matrix(labels, guesses, labels=classes)
     by_class = {"labels": classes, "target_names": dataset.class_names, "zero_division": 0}
     correct, count = int(matrix.trace()), int(matrix.sum())
-    changed = ", ".join(f"{name} {getattr(run.recipe, name)}" for name in changed_fields(run.recipe))
     pairs = most_confused(matrix, dataset.class_names)
     wrong = most_confident_mistakes(probabilities, labels)
     facts = dict(
@@ -89,7 +88,7 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
             (f"best epoch, chosen on the {run.split} split", f"{run.best.epoch} ({run.best.held_out_accuracy:.4f})"),
             ("epochs", f"{len(run.epochs)} of {run.recipe.epochs}, run {run.state}"),
             ("recipe", f"{run.recipe.name}: {run.recipe.source}"),
-            ("changed fields", changed or "none"),
+            ("changed fields", ", ".join(describe_changes(run.recipe).values()) or "none"),
             ("stored parameters", f"{profile.stored_parameters:,}"),
             ("effective parameters", f"{profile.effective_parameters:,}"),
             ("multiply-adds", f"{profile.multiply_adds:,}"),

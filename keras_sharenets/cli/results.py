@@ -23,10 +23,10 @@ from keras_sharenets.training.papers.runs import mean_and_deviation, percent
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.reports.card import describe_trainer
 from keras_sharenets.training.run.command import fit_command_line
+from keras_sharenets.training.run.record import Run, describe_training
 
 if TYPE_CHECKING:
     from keras_sharenets.training.reports.results import Comparison, PaperResult, Row, Times
-    from keras_sharenets.training.run.record import Run
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 FIGURE, TIMES_FIGURE = "results.png", "results_ms.png"
@@ -256,21 +256,6 @@ def _network(row: Row, place: pathlib.Path) -> tuple[str, ...]:
 
 def _name(run: Run, quote: str = "") -> str:
     return network_label(f"{quote}{run.model}{quote}", run.options)
-
-
-def describe_training(run: Run) -> str:
-    """The name of the recipe and its changed fields, except the epochs."""
-    recipe = run.recipe
-    names = [name for name in changed_fields(recipe) if name != "epochs"]
-    return ", ".join([recipe.name, *(_change(name, getattr(recipe, name)) for name in names), *run.changes])
-
-
-def _change(name: str, value: object) -> str:
-    """A changed field of a recipe in words, such as "batch 64" or "no flip"."""
-    label = "batch" if name == "batch_size" else name.replace("_", " ")
-    if isinstance(value, bool):
-        return label if value else f"no {label}"
-    return f"{label} {value}"
 
 
 def _plural(count: int) -> str:

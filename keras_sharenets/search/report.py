@@ -24,7 +24,7 @@ from keras_sharenets.search.training import hold_out
 from keras_sharenets.timing import UNSTEADY
 from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.data.sources import DataSource
-from keras_sharenets.training.recipes.named import changed_fields
+from keras_sharenets.training.recipes.named import describe_changes
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.command import fit_words
 from keras_sharenets.training.run.finished import tested_crops
@@ -78,7 +78,7 @@ class Report:
         limits = {name: value for name, value in settings.items() if name.startswith("max_") and value is not None}
         budget = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in limits.items()) or "none"
         recipe, held = Recipe(**settings["recipe"]), settings["validation"]
-        changes = [f"{name} {getattr(recipe, name)}" for name in changed_fields(recipe)] or [f"{recipe.epochs} epochs"]
+        changes = describe_changes(recipe).values() or [f"{recipe.epochs} epochs"]
         of_files = (
             " Bytes and latency refer to the int8 file. Latency: LiteRT, one thread, one image, the median of each "
             f"file, with all files interleaved when this report was made, on {self.machine['processor']}, "

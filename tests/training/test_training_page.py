@@ -108,7 +108,7 @@ def test_report(folder, digits):
     run = metrics(folder / "runs" / "digits")
     correct = round(run["test_accuracy"] * 359)
     assert table["test accuracy, last epoch"] == f"{run['test_accuracy']:.4f} ({correct} of 359)"
-    assert table["changed fields"] == "epochs 10, batch_size 32, pad 1, flip False"
+    assert table["changed fields"] == "epochs 10, batch 32, pad 1, no flip"
     model = files.load_model(folder / "runs" / "digits" / "last.keras")
     stored = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     assert table["stored parameters"] == f"{stored:,}"

@@ -255,6 +255,22 @@ def changed_fields(recipe: Recipe) -> tuple[str, ...]:
     return differing_fields([recipe, RECIPES.get(recipe.name, recipe)])
 
 
+def describe_changes(recipe: Recipe) -> dict[str, str]:
+    """The fields that differ from the named recipe, by name, as phrases such as "batch 64" or "no flip".
+
+    >>> describe_changes(override(find_recipe("fast"), batch_size=64, flip=False))
+    {'batch_size': 'batch 64', 'flip': 'no flip'}
+    """
+    return {name: _phrase(name, getattr(recipe, name)) for name in changed_fields(recipe)}
+
+
+def _phrase(name, value):
+    label = "batch" if name == "batch_size" else name.replace("_", " ")
+    if isinstance(value, bool):
+        return label if value else f"no {label}"
+    return f"{label} {value}"
+
+
 def differing_fields(recipes: Iterable[Recipe]) -> tuple[str, ...]:
     """The names of the fields that differ between recipes, in order, without their names and sources.
 

@@ -13,7 +13,7 @@ from keras_sharenets import _checks, files
 from keras_sharenets.dtype_policies import POLICIES
 from keras_sharenets.models import hscnet, igcnet
 from keras_sharenets.rendering.tables import csv_table
-from keras_sharenets.training.recipes.named import changed_fields
+from keras_sharenets.training.recipes.named import changed_fields, describe_changes
 from keras_sharenets.training.recipes.recipe import Recipe
 
 EXPORT_RECORD = "export.json"  # Among the exported files of a run.
@@ -229,6 +229,13 @@ def network_key(model: str, options: Mapping[str, Any]) -> tuple[str, str]:
     True
     """
     return model, str(sorted((name, files.as_tuples(value)) for name, value in options.items()))
+
+
+def describe_training(run: Run) -> str:
+    """The name of the recipe, its changed fields except the epochs, and the other changes to the training."""
+    changes = describe_changes(run.recipe)
+    changes.pop("epochs", None)
+    return ", ".join([run.recipe.name, *changes.values(), *run.changes])
 
 
 def finite(value: float) -> float | None:
