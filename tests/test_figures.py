@@ -41,6 +41,27 @@ def test_names_cover_neither_each_other_nor_points_with_and_without_names():
     assert (overlaps.sum(1) == 1).all()
 
 
+def test_long_names_of_crowded_points_are_inside_and_cover_nothing():
+    """Names that are free for the first points leave no place for the last ones, unless they move again."""
+    figure = figures.new_figure(9, 6)
+    axes = figure.subplots()
+    axes.set(xlim=(10, 1000), ylim=(0, 1), xscale="log")
+    across, up = (14, 15, 16, 19, 20, 21, 22), (0.55, 0.5, 0.58, 0.5, 0.55, 0.45, 0.53)
+    names = [f"network_{number} width=(24, 32, 64) blocks_per_stage={number}, 30 epochs" for number in range(7)]
+    figures.name_points(figure, axes, across, up, names)
+    shown = [text for text in axes.texts if text.get_text()]
+    assert [text.get_text().replace("\n", " ") for text in shown] == names
+    assert {text.get_text().splitlines()[0].partition(" ")[2] for text in shown} == {"width=(24, 32, 64)"}
+    boxes = [text.get_window_extent() for text in shown]
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    assert all(axes.bbox.y0 <= box.y0 and box.y1 <= axes.bbox.y1 for box in boxes)
+    points = [
+        Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in axes.transData.transform([*zip(across, up, strict=True)])
+    ]
+    overlaps = np.array([[one.overlaps(other) for other in [*boxes, *points]] for one in boxes])
+    assert (overlaps.sum(1) == 1).all()
+
+
 def test_dollar_signs_in_names_are_not_formulas():
     figure = figures.new_figure(3, 2, "b$_$")
     axes = figure.subplots()

@@ -28,9 +28,9 @@ NARROW_DPI = 180  # Of figures up to 6 inches wide, which fill a phone, whose pi
 FALLBACKS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Source Han Sans", "WenQuanYi Zen Hei")
 FALLBACKS += ("WenQuanYi Micro Hei", "Droid Sans Fallback", "Hiragino Sans", "PingFang SC", "Arial Unicode MS")
 FALLBACKS += ("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Nirmala UI", "Noto Sans Devanagari", "Noto Sans Thai")
-# Where a name may stand beside its point, in points of print: the first place that is free is taken. A line joins
-# what is far away.
-_PLACES = tuple((x, y) for y in (6, -14, 20, -28, 34, -42, 48, -56, 62, -70) for x in (6, -6))
+# Where a name may stand beside its point, in points of print. A line joins what is far away.
+_PLACES = tuple((x, y * sign) for y in range(6, 100, 14) for sign in (1, -1) for x in (6, -6))
+_LONGEST = 34  # Characters of a line of a name.
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:
@@ -100,31 +100,66 @@ def name_points(
     *,
     nameless: Sequence[tuple[float, float]] = (),
 ) -> None:
-    """Writes each name beside its point, where it covers no other name and no point, if there is such a place.
+    """Writes each name beside its point, where it covers no other name and no point, or else as little as possible.
 
     The figure is finished but for these names: its layout is kept from here on. `nameless` are points without a name.
     """
-    from matplotlib.transforms import Bbox
-
     show_as_written(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     points = axes.transData.transform([*zip(across, up, strict=True), *nameless])
-    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in points]
-    text = {"textcoords": "offset points", "fontsize": 9, "color": DARK, "parse_math": False}
-    for x, y, name in zip(across, up, names, strict=True):
-        for place in _PLACES:
-            label = axes.annotate(name, (x, y), place, ha="left" if place[0] > 0 else "right", **text)
-            box = label.get_window_extent()
-            inside = axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 - 5 and axes.bbox.y0 <= box.y0
-            if inside and not any(box.overlaps(other) for other in taken):
-                break
-            if place != _PLACES[-1]:
-                label.remove()
-        taken.append(box)
-        if abs(place[1]) > 14:
+    style = {"fontsize": 9, "color": DARK, "parse_math": False}
+    texts = [_in_lines(name) for name in names]
+    sizes = []
+    for text in texts:
+        label = figure.text(0, 0, text, **style)
+        sizes.append(label.get_window_extent().size)
+        label.remove()
+    within = np.array([*axes.bbox.min, figure.bbox.x1 - 5, axes.bbox.y1])
+    chosen = _free_places(points, np.array(sizes), within, figure.dpi / 72)
+    for x, y, text, (right, high) in zip(across, up, texts, (_PLACES[each] for each in chosen), strict=True):
+        sides = {"ha": "left" if right > 0 else "right", "va": "bottom" if high > 0 else "top"}
+        axes.annotate(text, (x, y), (right, high), textcoords="offset points", **style, **sides)
+        if abs(high) > 6:
             line = {"arrowstyle": "-", "color": GRAY, "linewidth": 0.8}
-            axes.annotate("", (x, y), place, textcoords="offset points", arrowprops=line)
+            axes.annotate("", (x, y), (right, high), textcoords="offset points", arrowprops=line)
+
+
+def _in_lines(name):
+    """A name in lines of up to `_LONGEST` characters, without breaks after commas."""
+    return textwrap.fill(name.replace(", ", ",\0"), _LONGEST, break_long_words=False).replace("\0", " ")
+
+
+def _free_places(points, sizes, within, scale):
+    """The number of a place for each size, so that boxes cover little of each other and of the points.
+
+    One box after another moves to its best place, until all stand still. All numbers are in pixels; `scale` is the size
+    of a point of print.
+    """
+    offsets = scale * np.array(_PLACES)
+    corners = points[: len(sizes), None] + offsets - np.where(offsets < 0, sizes[:, None], 0)
+    boxes = np.concatenate([corners, corners + sizes[:, None]], axis=-1)
+    dots = np.concatenate([points - 5, points + 5], axis=-1)
+    area = sizes.prod(1)[:, None]
+    costs = (
+        9 * (area - _covered(boxes, within)) + 9 * _covered(boxes[:, :, None], dots).sum(-1) + np.arange(len(_PLACES))
+    )
+    chosen = np.full(len(sizes), -1)
+    for _ in range(20):
+        before = chosen.copy()
+        for number in range(len(sizes)):
+            others = [boxes[other, place] for other, place in enumerate(chosen) if place >= 0 and other != number]
+            covered = sum(_covered(boxes[number], other) for other in others)
+            chosen[number] = np.argmin(costs[number] + covered)
+        if np.array_equal(chosen, before):
+            break
+    return chosen
+
+
+def _covered(boxes, others):
+    """The areas of the parts of boxes that others cover; all are left, bottom, right, top."""
+    sides = np.minimum(boxes[..., 2:], others[..., 2:]) - np.maximum(boxes[..., :2], others[..., :2])
+    return sides.clip(0).prod(-1)
 
 
 def name_lines(figure: Figure, axes: Axes) -> None:
