@@ -197,9 +197,14 @@ def test_batch_size_depends_on_the_number_of_images():
         (432, ["--from", "resnet_8"], (16, "cosine", 0.01)),
         (432, ["--learning-rate", "0.2", "--schedule", "cosine"], (8, "cosine", 0.2)),
         (432, ["--batch-size", "16"], (16, "cosine", 0.1)),
-        (432, ["--recipe", "default"], (8, "cosine", 0.1)),
+        (432, ["--recipe", "default"], (8, "cosine", 0.05)),
+        (432, ["--recipe", "fast"], (8, "one_cycle", 0.05)),
+        (432, ["--recipe", "fast", "--from", "resnet_8"], (16, "one_cycle", 0.01)),
+        (432, ["--recipe", "fast", "--learning-rate", "0.4"], (8, "one_cycle", 0.4)),
         (2560, [], (128, "cosine", 0.1)),
         (2560, ["--from", "resnet_8"], (128, "cosine", 0.01)),
+        (2560, ["--recipe", "fast"], (128, "one_cycle", 0.4)),
+        (2560, ["--recipe", "fast", "--from", "resnet_8"], (128, "one_cycle", 0.01)),
     ],
 )
 def test_recipe_is_adapted_to_few_images_unless_overridden(images, typed, expected):

@@ -61,7 +61,7 @@ def test_page_contains_every_command():
 def test_recipe_and_data_are_recorded(folder):
     run = metrics(folder / "runs" / "digits")
     assert (run["recipe"]["name"], run["recipe"]["schedule"]) == ("fast", "one_cycle")
-    assert run["recipe_changes"] == ["epochs", "batch_size", "pad", "flip"]
+    assert run["recipe_changes"] == ["epochs", "learning_rate", "batch_size", "pad", "flip"]
     assert run["tensorboard"] == []
     assert list((folder / "runs" / "digits" / "logs" / "train").glob("events.*"))
     other = metrics(folder / "runs" / "images")
@@ -108,7 +108,7 @@ def test_report(folder, digits):
     run = metrics(folder / "runs" / "digits")
     correct = round(run["test_accuracy"] * 359)
     assert table["test accuracy, last epoch"] == f"{run['test_accuracy']:.4f} ({correct} of 359)"
-    assert table["changed fields"] == "epochs 10, batch 32, pad 1, no flip"
+    assert table["changed fields"] == "epochs 10, learning rate 0.05, batch 32, pad 1, no flip"
     model = files.load_model(folder / "runs" / "digits" / "last.keras")
     stored = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     assert table["stored parameters"] == f"{stored:,}"
@@ -234,7 +234,8 @@ def test_results(folder, capsys, monkeypatch):
     ]
     (row,) = (line for line in lines if "(runs/digits)" in line)
     assert row == (
-        "| `hscnet_m32_g4_r2_b1_a2` | digits | fast, batch 32, pad 1, no flip, 143 images for validation | 10 | "
+        "| `hscnet_m32_g4_r2_b1_a2` | digits | fast, learning rate 0.05, batch 32, pad 1, no flip, 143 images for "
+        "validation | 10 | "
         f"[0](runs/digits) | {' | '.join(figures)} |"
     )
     # The commands of the page, except for options that do not affect the network.
