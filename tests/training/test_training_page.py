@@ -244,7 +244,11 @@ def test_results(folder, capsys, monkeypatch):
         original = next(line for line in PAGE.splitlines() if line.endswith(f"--output runs/{name}"))
         given, printed = (make_parser(LINE).parse_args(shlex.split(text)[1:]) for text in (original, line))
         changed = {key for key, value in vars(given).items() if getattr(printed, key) != value}
-        assert changed == {"seed", "output", *(["tensorboard", "batch_size"] if name == "digits" else ["recipe"])}
+        assert changed == {
+            "seed",
+            "output",
+            *(["tensorboard", "batch_size", "learning_rate"] if name == "digits" else ["recipe"]),
+        }
 
 
 @pytest.mark.parametrize(
