@@ -62,6 +62,14 @@ def test_long_names_of_crowded_points_are_inside_and_cover_nothing():
     assert (overlaps.sum(1) == 1).all()
 
 
+@pytest.mark.parametrize("nameless", [[], [(0.5, 0.5)]])
+def test_no_names(nameless):
+    figure = figures.new_figure(4, 3)
+    axes = figure.subplots()
+    figures.name_points(figure, axes, [], [], [], nameless=nameless)
+    assert not axes.texts
+
+
 def test_dollar_signs_in_names_are_not_formulas():
     figure = figures.new_figure(3, 2, "b$_$")
     axes = figure.subplots()

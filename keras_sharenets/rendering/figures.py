@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -107,8 +107,8 @@ def name_points(
     show_as_written(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    points = axes.transData.transform([*zip(across, up, strict=True), *nameless])
-    style = {"fontsize": 9, "color": DARK, "parse_math": False}
+    points = axes.transData.transform(np.reshape([*zip(across, up, strict=True), *nameless], (-1, 2)))
+    style: dict[str, Any] = {"fontsize": 9, "color": DARK, "parse_math": False}
     texts = [_in_lines(name) for name in names]
     sizes = []
     for text in texts:
@@ -116,10 +116,10 @@ def name_points(
         sizes.append(label.get_window_extent().size)
         label.remove()
     within = np.array([*axes.bbox.min, figure.bbox.x1 - 5, axes.bbox.y1])
-    chosen = _free_places(points, np.array(sizes), within, figure.dpi / 72)
+    chosen = _free_places(points, np.reshape(sizes, (-1, 2)), within, figure.dpi / 72)
     for x, y, text, (right, high) in zip(across, up, texts, (_PLACES[each] for each in chosen), strict=True):
-        sides = {"ha": "left" if right > 0 else "right", "va": "bottom" if high > 0 else "top"}
-        axes.annotate(text, (x, y), (right, high), textcoords="offset points", **style, **sides)
+        side, edge = "left" if right > 0 else "right", "bottom" if high > 0 else "top"
+        axes.annotate(text, (x, y), (right, high), textcoords="offset points", ha=side, va=edge, **style)
         if abs(high) > 6:
             line = {"arrowstyle": "-", "color": GRAY, "linewidth": 0.8}
             axes.annotate("", (x, y), (right, high), textcoords="offset points", arrowprops=line)

@@ -47,7 +47,7 @@ def check_export(seed, folder, *, beside_tensorflow):
     """Exports a random network in float32 and int8, and returns "refused" or "written"."""
     model, odd = random_network(seed)
     # Enough images that few others exceed the ranges, which each program determines differently.
-    given, fresh = images(seed, 256), images(seed + 10**6, 32)
+    given, fresh = images(seed, 64), images(seed + 10**6, 32)
     path = folder / "net.tflite"
     try:
         export_tflite(model, path, representative_data=given)
