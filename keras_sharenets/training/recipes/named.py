@@ -126,7 +126,7 @@ RECIPES = {
             label_smoothing=0.1,
             decay_scales=False,
             name="fast",
-            source="ours: short, for any data set and most networks; a third of the rate for ShardNet's VGGNets",
+            source="ours: short, for any data set and most networks; not for ShardNet's VGGNets (docs/training.md)",
         ),
         Recipe(
             60,
